@@ -1,0 +1,1 @@
+"""Pure rules: no torch, no FastAPI, no modal, no input or output."""

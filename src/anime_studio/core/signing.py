@@ -1,0 +1,136 @@
+"""Sign and check `/outputs` URLs.
+
+The signature covers version, logical method, clip id, asset, expiry and disposition,
+never the host: the same link is right behind any domain. One signature serves GET and
+HEAD, because players probe with HEAD. Keys rotate: the newest signs, all verify.
+HMAC-SHA-256 over a canonical string, base64url without padding, by `itsdangerous`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from urllib.parse import urlencode
+
+from itsdangerous import Signer
+from itsdangerous.encoding import base64_decode, base64_encode
+
+from anime_studio.core.errors import (
+    ClipUrlExpiredError,
+    ClipUrlInvalidError,
+    ClipUrlMalformedError,
+    ConfigurationError,
+)
+from anime_studio.core.jobs import Asset
+from common.schemas import CLIP_ID_PATTERN
+
+MIN_KEY_CHARS = 32
+MAX_TTL = timedelta(hours=24)
+"""A link further in the future was not made by this service's settings, even when validly signed."""
+
+_CLIP_ID = re.compile(CLIP_ID_PATTERN.removesuffix("$") + r"\Z")
+_EXPIRES = re.compile(r"[1-9][0-9]{9,10}\Z", re.ASCII)
+_SIGNATURE = re.compile(r"[A-Za-z0-9_-]{43}\Z", re.ASCII)
+_ALLOWED = {"expires", "signature", "dl"}
+
+
+@dataclass(frozen=True, slots=True)
+class ClipLink:
+    """A link that was checked: what it opens and until when."""
+
+    clip_id: str
+    asset: Asset
+    expires_at: datetime
+    download: bool
+
+
+class UrlSigner:
+    """Makes and checks the path and query of clip links."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        """Args: keys: Secret keys, oldest first; the last one signs.
+
+        Raises:
+            ConfigurationError: No key, or one that is too short.
+        """
+        if not keys or any(len(key) < MIN_KEY_CHARS for key in keys):
+            raise ConfigurationError(
+                f"signing keys must each have at least {MIN_KEY_CHARS} characters; make one with: anime-studio keys new"
+            )
+        self._signer = Signer(
+            list(keys), salt=b"anime-studio.outputs", key_derivation="hmac", digest_method=hashlib.sha256
+        )
+
+    def sign(self, clip_id: str, asset: Asset, expires_at: datetime, *, download: bool = False) -> str:
+        """Return `/outputs/…?expires=…&signature=…` for one file of a clip, good until *expires_at*."""
+        expires = int(expires_at.timestamp())
+        signature = self._signer.get_signature(_canonical(clip_id, asset, expires, download)).decode()
+        query: dict[str, str | int] = {"expires": expires, "signature": signature}
+        if download:
+            query["dl"] = 1
+        return f"{path_of(clip_id, asset)}?{urlencode(query)}"
+
+    def verify(self, clip_id: str, asset: Asset, query: Sequence[tuple[str, str]], now: datetime) -> ClipLink:
+        """Check a link: syntax, then signature, then expiry.
+
+        Args:
+            clip_id: From the path, unchecked.
+            asset: Which file the path names.
+            query: All query parameters in order, so that duplicates are seen.
+            now: Aware UTC time.
+
+        Raises:
+            ClipUrlMalformedError: Not the form that we sign.
+            ClipUrlInvalidError: Signature absent or not ours.
+            ClipUrlExpiredError: Ours, but too late.
+        """
+        parameters = _parse(clip_id, query)
+        expires = int(parameters["expires"])
+        download = "dl" in parameters
+        if not self._is_ours(_canonical(clip_id, asset, expires, download), parameters["signature"]):
+            raise ClipUrlInvalidError(
+                "the signature does not match this URL; read the job again for a fresh one"
+            )
+        if expires > int((now + MAX_TTL).timestamp()):
+            raise ClipUrlInvalidError("the URL expires further ahead than this service ever signs")
+        expires_at = datetime.fromtimestamp(expires, tz=now.tzinfo)
+        if now >= expires_at:
+            raise ClipUrlExpiredError(expires_at)
+        return ClipLink(clip_id, asset, expires_at, download)
+
+    def _is_ours(self, value: bytes, signature: str) -> bool:
+        # base64url of 32 bytes leaves two spare bits in its last character: only one spelling is ours.
+        canonical = base64_encode(base64_decode(signature)).decode()
+        return canonical == signature and self._signer.verify_signature(value, signature)
+
+
+def path_of(clip_id: str, asset: Asset) -> str:
+    """Return the unsigned path of one file of a clip."""
+    return f"/outputs/{clip_id}" if asset is Asset.VIDEO else f"/outputs/{clip_id}/poster"
+
+
+def _canonical(clip_id: str, asset: Asset, expires: int, download: bool) -> bytes:
+    disposition = "attachment" if download else "inline"
+    return "\n".join(("v1", "read", clip_id, asset, str(expires), disposition)).encode()
+
+
+def _parse(clip_id: str, query: Sequence[tuple[str, str]]) -> Mapping[str, str]:
+    if not _CLIP_ID.match(clip_id):
+        raise ClipUrlMalformedError("the clip id is not of the form c_ and 32 hex digits")
+    parameters = dict(query)
+    if len(parameters) != len(query):
+        raise ClipUrlMalformedError("a query parameter is given twice")
+    if unknown := set(parameters) - _ALLOWED:
+        raise ClipUrlMalformedError(f"unknown query parameter {min(unknown)!r}")
+    if not parameters.get("signature") or not parameters.get("expires"):
+        raise ClipUrlInvalidError("the URL is not signed; read the job (GET /jobs/{job_id}) for a signed one")
+    if not _EXPIRES.match(parameters["expires"]):
+        raise ClipUrlMalformedError("expires is not a plain Unix time in seconds")
+    if not _SIGNATURE.match(parameters["signature"]):
+        raise ClipUrlMalformedError("the signature is not 43 base64url characters")
+    if parameters.get("dl", "1") != "1":
+        raise ClipUrlMalformedError("dl can only be 1")
+    return parameters

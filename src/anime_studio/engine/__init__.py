@@ -1,0 +1,1 @@
+"""Prompt to frames to MP4: torch, diffusers and PyAV live here and nowhere else."""

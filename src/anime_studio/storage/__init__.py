@@ -1,0 +1,1 @@
+"""Where jobs and clips are kept: SQLite and a folder, or Modal."""

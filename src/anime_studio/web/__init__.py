@@ -1,0 +1,1 @@
+"""The HTTP face: FastAPI lives here and nowhere else."""

@@ -1,0 +1,1 @@
+"""The contract that bot, OBS pipeline and endpoint share."""
