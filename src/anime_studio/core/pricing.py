@@ -31,9 +31,18 @@ MODAL_RATES = RateTable(
     as_of=date(2026, 7, 18),
     source=(
         "Modal's published per-second prices as read by third parties (L4, A10, L40S, CPU, memory: 2026-07-18; "
-        "H100: techbytes.app, 2026-05-07); check with `modal billing rates`"
+        "H100, A100-80GB: techbytes.app, 2026-05-07; H200: as widely quoted, not re-read); check with `modal billing rates`"
     ),
-    gpu_usd_per_s=MappingProxyType({"L4": 0.000222, "A10": 0.000306, "L40S": 0.000542, "H100": 0.001097}),
+    gpu_usd_per_s=MappingProxyType(
+        {
+            "L4": 0.000222,
+            "A10": 0.000306,
+            "L40S": 0.000542,
+            "A100-80GB": 0.000694,
+            "H100": 0.001097,
+            "H200": 0.001261,
+        }
+    ),
     cpu_core_usd_per_s=0.0000131,
     memory_gib_usd_per_s=0.00000222,
 )

@@ -1,0 +1,47 @@
+"""The projection must agree with what was measured where it was measured."""
+
+import pytest
+
+from anime_studio.core.errors import ConfigurationError
+from anime_studio.core.pricing import Machine
+from anime_studio.core.projection import forward_flops, project
+from anime_studio.core.recipes import FASTWAN_3STEP, WAN_50STEP
+
+H200 = Machine("H200", cpu_cores=2, memory_gib=16)
+L4 = Machine("L4", cpu_cores=2, memory_gib=16)
+
+
+def test_forward_flops_match_the_published_count():
+    attention, linears = forward_flops(32_760)
+
+    assert attention == pytest.approx(201e12, rel=0.01)
+    assert linears == pytest.approx(82e12, rel=0.01)
+
+
+def test_projection_reproduces_the_h200_measurement_it_was_fitted_to():
+    projected = project(FASTWAN_3STEP, H200)
+
+    assert projected.denoise_s == pytest.approx(3 * 0.620, rel=0.20)
+    assert projected.decode_s == pytest.approx(1.830, rel=0.05)
+
+
+def test_fifty_guided_steps_break_the_two_cent_limit_and_three_do_not():
+    assert project(WAN_50STEP, L4).usd > 0.02
+    assert project(FASTWAN_3STEP, L4).usd < 0.02
+
+
+def test_guidance_doubles_the_forwards():
+    assert project(WAN_50STEP, L4).denoise_s == pytest.approx(project(FASTWAN_3STEP, L4).denoise_s / 3 * 100)
+
+
+def test_idle_and_cold_start_stay_out_of_the_clip():
+    lone = project(FASTWAN_3STEP, L4, scaledown_window_s=60, cold_start_s=5)
+
+    assert lone.usd == project(FASTWAN_3STEP, L4).usd
+    assert lone.idle_tail_usd == pytest.approx(60 * L4.usd_per_s())
+    assert lone.cold_start_usd == pytest.approx(5 * L4.usd_per_s())
+
+
+def test_an_unknown_card_is_refused_with_those_known():
+    with pytest.raises(ConfigurationError, match="L40S"):
+        project(FASTWAN_3STEP, Machine("T4", 2, 16))
