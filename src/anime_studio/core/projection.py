@@ -17,9 +17,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from anime_studio.core.errors import ConfigurationError
+from anime_studio.core.errors import BudgetExceededError, ConfigurationError
 from anime_studio.core.pricing import MODAL_RATES, Machine, RateTable
 from anime_studio.core.recipes import Recipe
+from common.schemas import ClipSpec
 
 _LAYERS, _DIM, _FFN, _TEXT_TOKENS = 30, 1536, 8960, 512
 _TEXT_FLOPS = 4.7e12  # UMT5-XXL, 512 tokens: 2 x 4.63e9 parameters (embedding excluded) x 512
@@ -107,7 +108,7 @@ def project(
     machine: Machine,
     *,
     software: Software = PLAIN_DIFFUSERS,
-    num_frames: int | None = None,
+    spec: ClipSpec | None = None,
     scaledown_window_s: float = 0.0,
     cold_start_s: float = 0.0,
     rates: RateTable = MODAL_RATES,
@@ -118,7 +119,7 @@ def project(
         recipe: A recipe of the 1.3B model.
         machine: GPU type, CPU cores and memory.
         software: The fitted shares.
-        num_frames: Frames in the clip; absent means the recipe's longest.
+        spec: A particular clip; absent means the recipe's longest with its own steps.
         scaledown_window_s: Idle seconds billed after a lone clip, shown apart.
         cold_start_s: Billed seconds before the first clip, shown apart.
         rates: Dated price list.
@@ -130,9 +131,10 @@ def project(
     if card is None:
         raise ConfigurationError(f"no data sheet for GPU {machine.gpu!r}; known: {', '.join(CARDS)}")
     width, height = next(iter(recipe.native_sizes.values()))
-    frames = recipe.max_frames if num_frames is None else num_frames
+    frames = recipe.max_frames if spec is None else spec.num_frames
     tokens = (1 + (frames - 1) // 4) * (height // 16) * (width // 16)
-    forwards = recipe.num_inference_steps * (1 if recipe.guidance_scale is None else 2)
+    sampled = recipe if spec is None else spec
+    forwards = sampled.num_inference_steps * (1 if sampled.guidance_scale is None else 2)
     text_s = _TEXT_FLOPS / (card.bf16_flops * software.matmul)
     denoise_s = forwards * _forward_s(tokens, card, software)
     decode_s = _decode_s(frames * width * height, card, software)
@@ -147,6 +149,24 @@ def project(
         idle_tail_usd=scaledown_window_s * usd_per_s,
         cold_start_usd=cold_start_s * usd_per_s,
     )
+
+
+def refuse_over_budget(spec: ClipSpec, recipe: Recipe, machine: Machine, budget_usd: float | None) -> None:
+    """Refuse a clip whose projected cost passes *budget_usd*, before it wakes a GPU.
+
+    Machines nobody bills for and our own tiny checkpoints are never refused.
+
+    Raises:
+        BudgetExceededError: The detail says both sums and what would be cheaper.
+    """
+    if budget_usd is None or machine.gpu is None or recipe.repo_id is None:
+        return
+    projected = project(recipe, machine, spec=spec)
+    if projected.usd > budget_usd:
+        raise BudgetExceededError(
+            f"the clip is projected to cost ${projected.usd:.4f} on {machine.gpu} ({projected.total_s:.0f} s), over the "
+            f"budget of ${budget_usd:.4f} per clip; ask for fewer steps or a shorter clip, or raise the budget"
+        )
 
 
 def forward_flops(tokens: int) -> tuple[float, float]:

@@ -33,6 +33,8 @@ from anime_studio.core.jobs import (
     JobStore,
     Launcher,
 )
+from anime_studio.core.pricing import Machine
+from anime_studio.core.projection import refuse_over_budget
 from anime_studio.core.recipes import Recipe
 from anime_studio.core.signing import ClipLink, UrlSigner
 from common.schemas import SEED_MAX, Clip, GenerateRequest, Job, JobState, Links, Progress, Readiness
@@ -65,6 +67,8 @@ class Policy:
     max_queued_jobs: int = 32
     url_ttl: timedelta = timedelta(seconds=900)
     compose_prompts: bool = True
+    machine: Machine = Machine()
+    budget_usd_per_clip: float | None = None
 
 
 class Studio:
@@ -97,6 +101,7 @@ class Studio:
         Raises:
             UnsupportedByRecipeError: The recipe cannot draw it.
             QueueFullError: Too many jobs wait.
+            BudgetExceededError: It is projected to cost more than a clip may.
             DeadlineUnmeetableError: It could not be ready in time.
             IdempotencyConflictError: The key belongs to another body.
             StorageError: The job could not be kept; it does not exist.
@@ -104,6 +109,7 @@ class Studio:
         job = self._new_job(request, caller)
         idempotency = _fingerprint(request, caller)
         if idempotency is None or await self._jobs.find_idempotent(idempotency) is None:
+            refuse_over_budget(job.spec, self.recipe, self.policy.machine, self.policy.budget_usd_per_clip)
             await self._refuse_what_cannot_be_done(request)
         kept = await self._jobs.add(job, idempotency)
         if not kept.state.final:

@@ -2,10 +2,12 @@
 
 import pytest
 
-from anime_studio.core.errors import ConfigurationError
+from anime_studio.core.clip import plan
+from anime_studio.core.errors import BudgetExceededError, ConfigurationError
 from anime_studio.core.pricing import Machine
-from anime_studio.core.projection import forward_flops, project
-from anime_studio.core.recipes import FASTWAN_3STEP, WAN_50STEP
+from anime_studio.core.projection import forward_flops, project, refuse_over_budget
+from anime_studio.core.recipes import DEMO, FASTWAN_3STEP, WAN_50STEP, Recipe
+from common.schemas import ClipSpec, GenerateRequest
 
 H200 = Machine("H200", cpu_cores=2, memory_gib=16)
 L4 = Machine("L4", cpu_cores=2, memory_gib=16)
@@ -45,3 +47,21 @@ def test_idle_and_cold_start_stay_out_of_the_clip():
 def test_an_unknown_card_is_refused_with_those_known():
     with pytest.raises(ConfigurationError, match="L40S"):
         project(FASTWAN_3STEP, Machine("T4", 2, 16))
+
+
+def spec_of(recipe: Recipe) -> ClipSpec:
+    return plan(GenerateRequest(prompt="a cat"), recipe, model_revision="main", seed=1)
+
+
+def test_a_clip_over_budget_is_refused_with_both_sums():
+    with pytest.raises(BudgetExceededError, match=r"\$0\.0200"):
+        refuse_over_budget(spec_of(WAN_50STEP), WAN_50STEP, L4, 0.02)
+
+
+def test_a_clip_within_budget_passes():
+    refuse_over_budget(spec_of(FASTWAN_3STEP), FASTWAN_3STEP, L4, 0.02)
+
+
+@pytest.mark.parametrize(("recipe", "machine"), [(DEMO, L4), (WAN_50STEP, Machine())])
+def test_what_nobody_bills_for_is_never_refused(recipe, machine):
+    refuse_over_budget(spec_of(recipe), recipe, machine, 1e-9)
