@@ -75,6 +75,10 @@ class Machine:
         )
 
 
+UNBILLED = Machine()
+"""A machine of the user's own."""
+
+
 def billed_seconds(timings: Timings) -> float:
     """Return the seconds a worker was held: start, text, denoise, decode, store. Waiting costs nothing."""
     stages = (timings.start_s, timings.text_s, timings.denoise_s, timings.decode_s, timings.store_s)

@@ -33,7 +33,7 @@ from anime_studio.core.jobs import (
     JobStore,
     Launcher,
 )
-from anime_studio.core.pricing import Machine
+from anime_studio.core.pricing import UNBILLED, Machine
 from anime_studio.core.projection import refuse_over_budget
 from anime_studio.core.recipes import Recipe
 from anime_studio.core.signing import ClipLink, UrlSigner
@@ -67,7 +67,7 @@ class Policy:
     max_queued_jobs: int = 32
     url_ttl: timedelta = timedelta(seconds=900)
     compose_prompts: bool = True
-    machine: Machine = Machine()
+    machine: Machine = UNBILLED
     budget_usd_per_clip: float | None = None
 
 
