@@ -1,0 +1,5 @@
+"""init"""
+
+from .plane import ControlPlane
+
+__all__ = ["ControlPlane"]

@@ -1,0 +1,86 @@
+"""`modal.Dict` (`modal/dict.py`): bytes to bytes, atomic per call, `put(skip_if_exists=True)` creates once."""
+
+import time
+
+from google.protobuf.empty_pb2 import Empty
+from grpclib import Status
+from modal_proto import api_pb2
+
+from .ids import Ids
+from .rpc import Caller, fault
+
+
+class Dicts:
+    """All Dicts of the workspace. One event loop serves every call, so each call is atomic."""
+
+    def __init__(self, ids: Ids) -> None:
+        self._ids = ids
+        self._by_name: dict[str, str] = {}
+        self._entries: dict[str, dict[bytes, bytes]] = {}
+
+    def expire_all(self) -> None:
+        """Drop every entry, as Modal does after seven idle days."""
+        for entries in self._entries.values():
+            entries.clear()
+
+    def _dict(self, dict_id: str) -> dict[bytes, bytes]:
+        if dict_id not in self._entries:
+            raise fault(Status.NOT_FOUND, f"Dict {dict_id} not found")
+        return self._entries[dict_id]
+
+    async def DictGetOrCreate(self, request: api_pb2.DictGetOrCreateRequest, caller: Caller):  # noqa: N802
+        name, kind = request.deployment_name, request.object_creation_type
+        if name in self._by_name and kind == api_pb2.OBJECT_CREATION_TYPE_CREATE_FAIL_IF_EXISTS:
+            raise fault(Status.ALREADY_EXISTS, f"Dict '{name}' already exists")
+        if name not in self._by_name:
+            if kind == api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED:
+                raise fault(Status.NOT_FOUND, f"Dict '{name}' not found in environment 'main'")
+            dict_id = self._ids.new("di")
+            self._entries[dict_id] = {}
+            if not name:
+                return self._answer(dict_id, name)
+            self._by_name[name] = dict_id
+        return self._answer(self._by_name[name], name)
+
+    def _answer(self, dict_id: str, name: str) -> api_pb2.DictGetOrCreateResponse:
+        created = api_pb2.CreationInfo(created_at=time.time())
+        metadata = api_pb2.DictMetadata(name=name, creation_info=created)
+        return api_pb2.DictGetOrCreateResponse(dict_id=dict_id, metadata=metadata)
+
+    async def DictUpdate(self, request: api_pb2.DictUpdateRequest, caller: Caller):  # noqa: N802
+        entries = self._dict(request.dict_id)
+        if request.if_not_exists and any(u.key in entries for u in request.updates):
+            return api_pb2.DictUpdateResponse(created=False)
+        entries.update({u.key: u.value for u in request.updates})
+        return api_pb2.DictUpdateResponse(created=True)
+
+    async def DictGet(self, request: api_pb2.DictGetRequest, caller: Caller):  # noqa: N802
+        value = self._dict(request.dict_id).get(request.key)
+        return api_pb2.DictGetResponse(found=value is not None, value=value)
+
+    async def DictPop(self, request: api_pb2.DictPopRequest, caller: Caller):  # noqa: N802
+        value = self._dict(request.dict_id).pop(request.key, None)
+        return api_pb2.DictPopResponse(found=value is not None, value=value)
+
+    async def DictContains(self, request: api_pb2.DictContainsRequest, caller: Caller):  # noqa: N802
+        return api_pb2.DictContainsResponse(found=request.key in self._dict(request.dict_id))
+
+    async def DictLen(self, request: api_pb2.DictLenRequest, caller: Caller):  # noqa: N802
+        return api_pb2.DictLenResponse(len=len(self._dict(request.dict_id)))
+
+    async def DictContents(self, request: api_pb2.DictContentsRequest, caller: Caller):  # noqa: N802
+        for key, value in list(self._dict(request.dict_id).items()):
+            yield api_pb2.DictEntry(key=key, value=value if request.values else b"")
+
+    async def DictClear(self, request: api_pb2.DictClearRequest, caller: Caller):  # noqa: N802
+        self._dict(request.dict_id).clear()
+        return Empty()
+
+    async def DictHeartbeat(self, request: api_pb2.DictHeartbeatRequest, caller: Caller):  # noqa: N802
+        self._dict(request.dict_id)
+        return Empty()
+
+    async def DictDelete(self, request: api_pb2.DictDeleteRequest, caller: Caller):  # noqa: N802
+        self._entries.pop(request.dict_id, None)
+        self._by_name = {n: i for n, i in self._by_name.items() if i != request.dict_id}
+        return Empty()

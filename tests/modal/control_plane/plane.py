@@ -1,0 +1,225 @@
+"""The control plane as one object: a server thread, the client's environment, and the test's handles."""
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+from grpclib.server import Server
+from modal._utils.grpc_utils import custom_detail_codec
+from modal_proto import api_pb2
+
+import modal
+
+from .apps import Apps
+from .blobs import BlobStore
+from .calls import Calls
+from .containers import Container, Containers
+from .deployed import DeployedApp, DeployedFunction
+from .dicts import Dicts
+from .ids import Ids
+from .images import Images
+from .logs import Logs
+from .mounts import Mounts
+from .rpc import build_servicer
+from .secrets import Secrets
+from .volumes import Volumes
+from .web import WebGateway
+
+T = TypeVar("T")
+TOKEN_ID, TOKEN_SECRET = "ak-test", "as-test"
+WAIT_S = 120.0  # generous: test machines are slow and shared
+
+
+class ControlPlane:
+    """Use as a context manager. Attributes `secrets`, `volumes`, `dicts`, `calls` are the live stores."""
+
+    def __init__(self) -> None:
+        ids = Ids()
+        self.rpc_log: list[str] = []
+        self.blobs = BlobStore(ids)
+        self.mounts = Mounts(ids, self.blobs)
+        self.images = Images(ids, self.mounts)
+        self.secrets = Secrets(ids)
+        self.volumes = Volumes(ids, self.blobs)
+        self.dicts = Dicts(ids)
+        self._apps = Apps(ids, self.images, self.mounts, self.secrets, self.volumes)
+        self._ids = ids
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self.url = ""
+
+    def __enter__(self) -> "ControlPlane":
+        self._home = tempfile.TemporaryDirectory(prefix="control-plane-")
+        self._thread.start()
+        self._run(self._start())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._run(self._stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._home.cleanup()
+
+    async def _start(self) -> None:
+        self.calls = Calls(self._ids, self._apps)
+        self.containers = Containers(
+            self._ids, self._apps, self.calls, self.images, self.mounts, self.secrets, self.volumes
+        )
+        self._web = WebGateway(self.calls, self.blobs)
+        self._apps.open_web_url = self._web.open
+        self.blobs.base_url = await self._web.serve(self.blobs.http_app())
+        services = [
+            self._apps, self.blobs, self.mounts, self.images, self.secrets, self.volumes, self.dicts, self.calls,
+            self.containers, Logs(self._apps, self.containers),
+        ]  # fmt: skip
+        servicer = build_servicer(services, self.rpc_log, TOKEN_ID)
+        self._server = Server([servicer], status_details_codec=custom_detail_codec)
+        await self._server.start("127.0.0.1", 0)
+        port = self._server._server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self.containers.home, self.containers.server_url = Path(self._home.name), self.url
+
+    async def _stop(self) -> None:
+        await self.containers.close()
+        await self._web.close()
+        self._server.close()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._server.wait_closed(), 5)
+        leftover = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in leftover:
+            task.cancel()
+        await asyncio.gather(*leftover, return_exceptions=True)
+
+    def _run(self, work: Coroutine[Any, Any, T], timeout_s: float = WAIT_S) -> T:
+        future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        return future.result(timeout_s)
+
+    # --- the client's side -------------------------------------------------------------------------------------
+
+    def client_env(self) -> dict[str, str]:
+        """Variables that point the `modal` client at this server, and away from any real account."""
+        return {
+            "MODAL_SERVER_URL": self.url,
+            "MODAL_TOKEN_ID": TOKEN_ID,
+            "MODAL_TOKEN_SECRET": TOKEN_SECRET,
+            "MODAL_ENVIRONMENT": "main",
+            "MODAL_CONFIG_PATH": f"{self._home.name}/modal.toml",
+            "MODAL_DISABLE_API_PROXY": "1",
+            "MODAL_HEARTBEAT_INTERVAL": "2",
+            "MODAL_LOGS_TIMEOUT": "5",
+        }
+
+    def cli(
+        self, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, timeout_s: float = WAIT_S
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the real command line, `modal <arguments>`, in a process of its own."""
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("MODAL_")}
+        return subprocess.run(
+            [sys.executable, "-m", "modal", *arguments],
+            cwd=cwd,
+            env={**clean, "TERM": "dumb", "COLUMNS": "200", **self.client_env(), **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
+
+    def deploy(self, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> str:
+        """`modal deploy <arguments>`; return its output.
+
+        Raises:
+            RuntimeError: the command failed; the message carries its output.
+        """
+        done = self.cli("deploy", *arguments, cwd=cwd, env=env)
+        if done.returncode != 0:
+            raise RuntimeError(f"modal deploy failed ({done.returncode}):\n{done.stdout}\n{done.stderr}")
+        return done.stdout
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator[modal.Client]:
+        """Make this process's `modal` objects talk to this server meanwhile."""
+        before = {k: os.environ.get(k) for k in self.client_env()}
+        os.environ.update(self.client_env())
+        client = modal.Client.from_credentials(TOKEN_ID, TOKEN_SECRET)
+        modal.Client._set_env_client(client)
+        try:
+            yield client
+        finally:
+            modal.Client._set_env_client(None)
+            client.close()
+            for key, value in before.items():
+                os.environ.pop(key) if value is None else os.environ.update({key: value})
+
+    # --- what a deploy left behind -----------------------------------------------------------------------------
+
+    def app(self, name: str) -> DeployedApp:
+        """A deployed app by name; KeyError when no deploy of it ended well."""
+        record = self._apps.deployed(name)
+        stores = (self.images, self.secrets, self.volumes, self.containers)
+        functions = {
+            tag: DeployedFunction(self._apps.functions[function_id], *stores)
+            for tag, function_id in record.function_ids.items()
+        }
+        return DeployedApp(record, functions)
+
+    # --- containers --------------------------------------------------------------------------------------------
+
+    def start_container(self, function: DeployedFunction) -> Container:
+        """Start one container by hand; inputs start them on their own while `containers.autoscale` is True."""
+        return self._run(self.containers.start(function.record.function_id))
+
+    def preempt(self, container: Container) -> None:
+        """Kill without grace; the input it worked on starts again elsewhere under the same id."""
+        self._loop.call_soon_threadsafe(self.containers.kill, container)
+        self.wait_until(lambda: not container.alive, "the container to die")
+
+    def stop_container(self, container: Container) -> int:
+        """Scale down: finish, run exit hooks and lifespan shutdown; return the exit status."""
+        return self._run(self.containers.stop(container))
+
+    def background_commit(self, container: Container) -> None:
+        """Commit a container's Volumes now, as Modal does by itself every few seconds."""
+
+        async def commit() -> None:
+            for mounted in container.volumes.values():
+                if not mounted.read_only:
+                    mounted.commit()
+
+        self._run(commit())
+
+    def expire(self, call_id: str) -> None:
+        """Drop a call's result, as Modal does after seven days."""
+
+        async def expire() -> None:
+            self.calls.calls[call_id].expired = True
+            await self.calls.notify()
+
+        self._run(expire())
+
+    def run_schedule(self, function: DeployedFunction) -> str:
+        """Run a scheduled function once now; return the call id."""
+        payload = api_pb2.FunctionInput(data_format=api_pb2.DATA_FORMAT_PICKLE)
+        kind = api_pb2.FUNCTION_CALL_INVOCATION_TYPE_ASYNC
+        return self._run(self.calls.start(function.record.function_id, [payload], kind)).call_id
+
+    def wait_until(self, condition: Callable[[], object], what: str, timeout_s: float = WAIT_S) -> None:
+        """Poll until the condition is truthy.
+
+        Raises:
+            TimeoutError: it never was; the message ends with the containers' output.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline:
+                logs = "\n".join(f"{c.task_id}: {c.log[-2000:]}" for c in self.containers.all.values())
+                raise TimeoutError(f"waited {timeout_s:.0f} s for {what}\n{logs}")
+            time.sleep(0.05)

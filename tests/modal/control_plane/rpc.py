@@ -1,0 +1,65 @@
+"""Turn plain async methods into the gRPC service that the `modal` client speaks.
+
+A service is an object whose public methods carry RPC names: a coroutine answers a unary call, an
+async generator answers a stream. The path table comes from the client's own generated
+`modal_proto.api_grpc.ModalClientBase`. An RPC nobody answers fails with UNIMPLEMENTED and its name,
+so a client upgrade that needs a new call says so.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from grpclib import GRPCError, Status
+from modal_proto.api_grpc import ModalClientBase
+
+TASK_HEADER = "x-control-plane-task"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who calls: a container (its task id) or, when `task_id` is empty, a command line."""
+
+    task_id: str = ""
+
+
+def fault(status: Status, message: str) -> GRPCError:
+    """The error that the real server would answer; the client maps it in `modal/_grpc_client.py`."""
+    return GRPCError(status, message)
+
+
+def build_servicer(services: Sequence[object], rpc_log: list[str], token_id: str) -> Any:
+    """Return a grpclib servicer that sends every RPC to the service which defines it."""
+    members: dict[str, Callable[..., Any]] = {}
+    for name in _rpc_names():
+        handler = next((getattr(s, name) for s in services if hasattr(s, name)), None)
+        members[name] = _serve(name, handler, rpc_log, token_id)
+    return type("Servicer", (ModalClientBase,), members)()
+
+
+def _rpc_names() -> list[str]:
+    return sorted(ModalClientBase.__abstractmethods__)
+
+
+def _serve(name: str, handler: Callable[..., Any] | None, rpc_log: list[str], token_id: str) -> Any:
+    async def serve(_servicer: Any, stream: Any) -> None:
+        request = await stream.recv_message()
+        rpc_log.append(name)
+        caller = _authenticate(stream.metadata, token_id)
+        if handler is None:
+            raise fault(Status.UNIMPLEMENTED, f"the test control plane does not implement {name}")
+        if inspect.isasyncgenfunction(handler):
+            async for response in handler(request, caller):
+                await stream.send_message(response)
+        else:
+            await stream.send_message(await handler(request, caller))
+
+    return serve
+
+
+def _authenticate(metadata: Any, token_id: str) -> Caller:
+    task_id = metadata.get(TASK_HEADER, "")
+    if not task_id and metadata.get("x-modal-token-id") != token_id:
+        raise fault(Status.UNAUTHENTICATED, "Token missing or unknown")
+    return Caller(task_id)

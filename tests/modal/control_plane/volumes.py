@@ -1,0 +1,216 @@
+"""Volumes seen from outside a container (`modal/volume.py`): only committed files exist here.
+
+Uploads, listings, reads, removals and copies work on the committed state; containers add to it through
+`mounted.py`. Version 1 uploads whole files by sha256, version 2 uploads 8 MiB blocks.
+"""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from google.protobuf.empty_pb2 import Empty
+from grpclib import Status
+from modal_proto import api_pb2
+
+from .blobs import BlobStore
+from .ids import Ids
+from .rpc import Caller, fault
+
+BLOCK_BYTES = 8 * 1024 * 1024  # modal/_utils/blob_utils.py: BLOCK_SIZE
+
+
+@dataclass(frozen=True)
+class VolumeFile:
+    """One committed file."""
+
+    sha256_hex: str
+    size_bytes: int
+    mode: int = 0o644
+    mtime_s: float = field(default_factory=time.time)
+
+
+@dataclass
+class Volume:
+    """One Volume; paths are relative, without a leading slash."""
+
+    volume_id: str
+    name: str
+    version: int
+    files: dict[str, VolumeFile] = field(default_factory=dict)
+    commits: int = 0
+
+
+def clean(path: str) -> str:
+    """`/a//b/` and `a/b` name the same file; the root is the empty string."""
+    return "/".join(p for p in PurePosixPath("/", path).parts[1:] if p != ".")
+
+
+class Volumes:
+    """All Volumes of the workspace."""
+
+    def __init__(self, ids: Ids, blobs: BlobStore) -> None:
+        self._ids = ids
+        self.blobs = blobs
+        self._by_id: dict[str, Volume] = {}
+
+    def create(self, name: str, version: int = 1) -> Volume:
+        """Create a Volume, as `modal volume create` does."""
+        volume = Volume(self._ids.new("vo"), name, version)
+        self._by_id[volume.volume_id] = volume
+        return volume
+
+    def named(self, name: str) -> Volume | None:
+        """The Volume with this name, if any."""
+        return next((v for v in self._by_id.values() if name and v.name == name), None)
+
+    def get(self, volume_id: str) -> Volume:
+        """The Volume with this id, or a NOT_FOUND fault."""
+        if volume_id not in self._by_id:
+            raise fault(Status.NOT_FOUND, f"Volume {volume_id} not found")
+        return self._by_id[volume_id]
+
+    def exists(self, volume_id: str) -> bool:
+        """Whether this id names a Volume."""
+        return volume_id in self._by_id
+
+    def read(self, name: str) -> dict[str, bytes]:
+        """Committed content of every file of a Volume, by path."""
+        volume = self.named(name)
+        return {p: self.blobs.get(f.sha256_hex) for p, f in volume.files.items()} if volume else {}
+
+    def write(self, name: str, path: str, data: bytes) -> None:
+        """Put one committed file, as a batch upload does."""
+        volume = self.named(name) or self.create(name)
+        volume.files[clean(path)] = VolumeFile(self.blobs.put(data), len(data))
+
+    async def VolumeGetOrCreate(self, request: api_pb2.VolumeGetOrCreateRequest, caller: Caller):  # noqa: N802
+        name, kind = request.deployment_name, request.object_creation_type
+        volume = self.named(name)
+        if volume and kind == api_pb2.OBJECT_CREATION_TYPE_CREATE_FAIL_IF_EXISTS:
+            raise fault(Status.ALREADY_EXISTS, f"Volume '{name}' already exists")
+        if volume is None:
+            if kind == api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED:
+                raise fault(Status.NOT_FOUND, f"Volume '{name}' not found in environment 'main'")
+            volume = self.create(name, request.version or 1)
+        return api_pb2.VolumeGetOrCreateResponse(
+            volume_id=volume.volume_id, version=volume.version, metadata=self.metadata(volume.volume_id)
+        )
+
+    def metadata(self, volume_id: str) -> api_pb2.VolumeMetadata:
+        """Handle metadata that hydrates a client object."""
+        volume = self._by_id[volume_id]
+        created = api_pb2.CreationInfo(created_at=time.time())
+        return api_pb2.VolumeMetadata(version=volume.version, name=volume.name, creation_info=created)
+
+    async def VolumeGetById(self, request: api_pb2.VolumeGetByIdRequest, caller: Caller):  # noqa: N802
+        volume = self.get(request.volume_id)
+        return api_pb2.VolumeGetByIdResponse(
+            volume_id=volume.volume_id, metadata=self.metadata(volume.volume_id)
+        )
+
+    async def VolumeHeartbeat(self, request: api_pb2.VolumeHeartbeatRequest, caller: Caller):  # noqa: N802
+        self.get(request.volume_id)
+        return Empty()
+
+    async def VolumeDelete(self, request: api_pb2.VolumeDeleteRequest, caller: Caller):  # noqa: N802
+        self._by_id.pop(self.get(request.volume_id).volume_id)
+        return Empty()
+
+    async def VolumePutFiles(self, request: api_pb2.VolumePutFilesRequest, caller: Caller):  # noqa: N802
+        volume = self.get(request.volume_id)
+        self._check_overwrite(
+            volume, [f.filename for f in request.files], request.disallow_overwrite_existing_files
+        )
+        for file in request.files:
+            size = len(self.blobs.get(file.sha256_hex))
+            volume.files[clean(file.filename)] = VolumeFile(file.sha256_hex, size, file.mode)
+        return Empty()
+
+    async def VolumePutFiles2(self, request: api_pb2.VolumePutFiles2Request, caller: Caller):  # noqa: N802
+        volume = self.get(request.volume_id)
+        missing = api_pb2.VolumePutFiles2Response()
+        for file_index, file in enumerate(request.files):
+            for block_index, block in enumerate(file.blocks):
+                if block.contents_sha256.hex() not in self.blobs:
+                    url = f"{self.blobs.base_url}/block"
+                    missing.missing_blocks.add(file_index=file_index, block_index=block_index, put_url=url)
+        if missing.missing_blocks:
+            return missing
+        self._check_overwrite(
+            volume, [f.path for f in request.files], request.disallow_overwrite_existing_files
+        )
+        for file in request.files:
+            data = b"".join(self.blobs.get(b.contents_sha256.hex()) for b in file.blocks)
+            volume.files[clean(file.path)] = VolumeFile(self.blobs.put(data), len(data), file.mode)
+        return missing
+
+    def _check_overwrite(self, volume: Volume, paths: list[str], disallow: bool) -> None:
+        present = [p for p in paths if clean(p) in volume.files]
+        if disallow and present:
+            raise fault(Status.ALREADY_EXISTS, f"{present[0]}: already exists")
+
+    async def VolumeGetFile2(self, request: api_pb2.VolumeGetFile2Request, caller: Caller):  # noqa: N802
+        volume = self.get(request.volume_id)
+        file = volume.files.get(clean(request.path))
+        if file is None:
+            raise fault(Status.NOT_FOUND, f"{request.path}: No such file or directory")
+        data = self.blobs.get(file.sha256_hex)
+        blocks = [data[i : i + BLOCK_BYTES] for i in range(0, len(data), BLOCK_BYTES)]
+        urls = [self.blobs.content_url(self.blobs.put(block)) for block in blocks]
+        return api_pb2.VolumeGetFile2Response(get_urls=urls, size=len(data), start=0, len=len(data))
+
+    def _entries(self, request) -> list[api_pb2.FileEntry]:
+        volume, root = self.get(request.volume_id), clean(request.path)
+        if root in volume.files:
+            return [_entry(root, volume.files[root])]
+        prefix = f"{root}/" if root else ""
+        inside = {p: f for p, f in volume.files.items() if p.startswith(prefix)}
+        if root and not inside:
+            raise fault(Status.NOT_FOUND, f"{request.path}: No such file or directory")
+        folders: set[str] = set()
+        for path in inside:
+            parents = [str(p) for p in PurePosixPath(path).parents if str(p) != "."]
+            folders |= {p for p in parents if p.startswith(prefix)}
+        entries = [_entry(p, f) for p, f in inside.items()]
+        entries += [api_pb2.FileEntry(path=p, type=api_pb2.FileEntry.DIRECTORY) for p in folders]
+        return sorted(
+            (e for e in entries if request.recursive or "/" not in e.path[len(prefix) :]),
+            key=lambda e: e.path,
+        )
+
+    async def VolumeListFiles(self, request: api_pb2.VolumeListFilesRequest, caller: Caller):  # noqa: N802
+        yield api_pb2.VolumeListFilesResponse(entries=self._entries(request))
+
+    async def VolumeListFiles2(self, request: api_pb2.VolumeListFiles2Request, caller: Caller):  # noqa: N802
+        yield api_pb2.VolumeListFiles2Response(entries=self._entries(request))
+
+    async def VolumeRemoveFile(self, request, caller: Caller):  # noqa: N802
+        volume, path = self.get(request.volume_id), clean(request.path)
+        inside = [p for p in volume.files if p.startswith(f"{path}/")]
+        if path not in volume.files and not inside:
+            raise fault(Status.NOT_FOUND, f"{request.path}: No such file or directory")
+        if inside and not request.recursive:
+            raise fault(Status.INVALID_ARGUMENT, f"{request.path}: Is a directory")
+        for gone in [path, *inside]:
+            volume.files.pop(gone, None)
+        return Empty()
+
+    VolumeRemoveFile2 = VolumeRemoveFile
+
+    async def VolumeCopyFiles(self, request, caller: Caller):  # noqa: N802
+        volume = self.get(request.volume_id)
+        for source in request.src_paths:
+            if clean(source) not in volume.files:
+                raise fault(Status.NOT_FOUND, f"{source}: No such file or directory")
+            into_folder = len(request.src_paths) > 1 or request.dst_path.endswith("/")
+            target = f"{request.dst_path}/{PurePosixPath(source).name}" if into_folder else request.dst_path
+            volume.files[clean(target)] = volume.files[clean(source)]
+        return Empty()
+
+    VolumeCopyFiles2 = VolumeCopyFiles
+
+
+def _entry(path: str, file: VolumeFile) -> api_pb2.FileEntry:
+    return api_pb2.FileEntry(
+        path=path, type=api_pb2.FileEntry.FILE, size=file.size_bytes, mtime=int(file.mtime_s)
+    )
