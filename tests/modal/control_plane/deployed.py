@@ -9,6 +9,7 @@ from .apps import App, FunctionRecord
 from .containers import Container, Containers
 from .filesystem import write_tree
 from .images import ImageChain, Images
+from .launch import Launcher
 from .secrets import Secrets
 from .volumes import Volumes
 
@@ -30,6 +31,7 @@ class DeployedFunction:
     _images: Images
     _secrets: Secrets
     _volumes: Volumes
+    _launcher: Launcher
     _containers: Containers
 
     @property
@@ -81,7 +83,7 @@ class DeployedFunction:
     @property
     def files(self) -> dict[str, bytes]:
         """Uploaded content by absolute path in the container."""
-        return self._containers.files(self.definition)
+        return self._launcher.files(self.definition)
 
     @property
     def containers(self) -> list[Container]:

@@ -4,9 +4,9 @@ With user namespaces the layout is exact (`/root`, `/pkg`, Volume paths as decla
 visible. The interpreter is this one, started with `-S` so that no site-packages folder but the image's is read.
 """
 
-import ctypes
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,12 +36,12 @@ PYTHONPATH = ("/root", "/pkg", "/__modal/image-packages", "/__modal/deps")
 
 @cache
 def namespaces_work() -> bool:
-    """Whether this kernel lets us make a private root folder (some hardened hosts do not)."""
-    pid = os.fork()
-    if pid == 0:
-        libc = ctypes.CDLL(None, use_errno=True)
-        os._exit(0 if libc.unshare(0x10000000 | 0x00020000) == 0 else 1)
-    return os.waitpid(pid, 0)[1] == 0
+    """Whether this kernel lets us make a private root folder; some hardened hosts and containers do not."""
+    probe = (
+        f"import sys, ctypes; sys.path.insert(0, {str(Path(__file__).parent)!r}); import boot\n"
+        "libc = ctypes.CDLL(None, use_errno=True); boot.enter_namespaces(libc)"
+    )
+    return subprocess.run([sys._base_executable, "-S", "-c", probe], capture_output=True).returncode == 0
 
 
 def write_tree(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -32,9 +32,9 @@ class MountedVolume:
         self._check_out()
 
     def commit(self) -> None:
-        """Publish new, changed and deleted files of the working copy."""
+        """Publish new, changed and deleted files of the working copy; nothing can have changed in a read-only one."""
         if self.read_only:
-            raise fault(Status.FAILED_PRECONDITION, f"Volume {self.volume.name} is mounted read-only")
+            return
         found = self._scan()
         for path in self._known.keys() - found.keys():
             self.volume.files.pop(self._prefix + path, None)
@@ -51,15 +51,14 @@ class MountedVolume:
             raise fault(
                 Status.FAILED_PRECONDITION, f"there are open files preventing the operation: {open_path}"
             )
-        if not self.read_only:
-            self.commit()
+        self.commit()
         for child in self.folder.iterdir():
             shutil.rmtree(child) if child.is_dir() else child.unlink()
         self._check_out()
 
     def _check_out(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path, file in self.volume.files.items():
+        for path, file in list(self.volume.files.items()):
             if path.startswith(self._prefix):
                 target = self.folder / path.removeprefix(self._prefix)
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,25 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 # modal/builder/2026.10.txt: mounted into every container behind the image's own packages, plus synchronicity.
-CLIENT_DISTRIBUTIONS = ["aiohappyeyeballs", "aiohttp", "aiosignal", "attrs", "cbor2", "certifi", "frozenlist", "grpclib", "h2", "hpack", "hyperframe", "idna", "multidict", "propcache", "protobuf", "typing_extensions", "yarl"]
+CLIENT_DISTRIBUTIONS = [
+    "aiohappyeyeballs",
+    "aiohttp",
+    "aiosignal",
+    "attrs",
+    "cbor2",
+    "certifi",
+    "frozenlist",
+    "grpclib",
+    "h2",
+    "hpack",
+    "hyperframe",
+    "idna",
+    "multidict",
+    "propcache",
+    "protobuf",
+    "typing_extensions",
+    "yarl",
+]
 
 
 @dataclass
@@ -38,8 +56,9 @@ def _installed() -> dict[str, metadata.Distribution]:
 
 def closure(requirements: Iterable[str]) -> Closure:
     """Follow requirements, extras and environment markers through the installed metadata."""
-    found, seen = Closure(), set()
-    queue = [Requirement(text) for text in requirements]
+    found, seen = Closure(), set[tuple[str, ...]]()
+    wanted = [Requirement(text) for text in requirements]
+    queue = [r for r in wanted if r.marker is None or r.marker.evaluate()]
     while queue:
         requirement = queue.pop()
         name = canonical(requirement.name)

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,12 +21,15 @@ import modal
 
 from .apps import Apps
 from .blobs import BlobStore
+from .call_rpcs import CallRpcs
 from .calls import Calls
+from .container_rpcs import ContainerRpcs
 from .containers import Container, Containers
 from .deployed import DeployedApp, DeployedFunction
 from .dicts import Dicts
 from .ids import Ids
 from .images import Images
+from .launch import Launcher
 from .logs import Logs
 from .mounts import Mounts
 from .rpc import build_servicer
@@ -53,6 +56,8 @@ class ControlPlane:
         self.dicts = Dicts(ids)
         self._apps = Apps(ids, self.images, self.mounts, self.secrets, self.volumes)
         self._ids = ids
+        self._launcher = Launcher(self._apps, self.images, self.mounts, self.secrets, self.volumes)
+        self.settings = self._launcher.settings
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.url = ""
@@ -72,22 +77,28 @@ class ControlPlane:
 
     async def _start(self) -> None:
         self.calls = Calls(self._ids, self._apps)
-        self.containers = Containers(
-            self._ids, self._apps, self.calls, self.images, self.mounts, self.secrets, self.volumes
-        )
+        self.containers = Containers(self._ids, self._apps, self.calls, self._launcher)
         self._web = WebGateway(self.calls, self.blobs)
         self._apps.open_web_url = self._web.open
         self.blobs.base_url = await self._web.serve(self.blobs.http_app())
         services = [
-            self._apps, self.blobs, self.mounts, self.images, self.secrets, self.volumes, self.dicts, self.calls,
-            self.containers, Logs(self._apps, self.containers),
-        ]  # fmt: skip
+            self._apps,
+            self.blobs,
+            self.mounts,
+            self.images,
+            self.secrets,
+            self.volumes,
+            self.dicts,
+            CallRpcs(self._apps, self.calls, self.containers),
+            ContainerRpcs(self._ids, self.calls, self.containers),
+            Logs(self._apps, self.containers),
+        ]
         servicer = build_servicer(services, self.rpc_log, TOKEN_ID)
         self._server = Server([servicer], status_details_codec=custom_detail_codec)
         await self._server.start("127.0.0.1", 0)
         port = self._server._server.sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        self.containers.home, self.containers.server_url = Path(self._home.name), self.url
+        self.containers.home, self._launcher.server_url = Path(self._home.name) / "containers", self.url
 
     async def _stop(self) -> None:
         await self.containers.close()
@@ -149,13 +160,13 @@ class ControlPlane:
         """Make this process's `modal` objects talk to this server meanwhile."""
         before = {k: os.environ.get(k) for k in self.client_env()}
         os.environ.update(self.client_env())
-        client = modal.Client.from_credentials(TOKEN_ID, TOKEN_SECRET)
+        client = _off_loop(modal.Client.from_credentials, TOKEN_ID, TOKEN_SECRET)
         modal.Client._set_env_client(client)
         try:
             yield client
         finally:
             modal.Client._set_env_client(None)
-            client.close()
+            _off_loop(client.close)
             for key, value in before.items():
                 os.environ.pop(key) if value is None else os.environ.update({key: value})
 
@@ -164,7 +175,7 @@ class ControlPlane:
     def app(self, name: str) -> DeployedApp:
         """A deployed app by name; KeyError when no deploy of it ended well."""
         record = self._apps.deployed(name)
-        stores = (self.images, self.secrets, self.volumes, self.containers)
+        stores = (self.images, self.secrets, self.volumes, self._launcher, self.containers)
         functions = {
             tag: DeployedFunction(self._apps.functions[function_id], *stores)
             for tag, function_id in record.function_ids.items()
@@ -177,9 +188,16 @@ class ControlPlane:
         """Start one container by hand; inputs start them on their own while `containers.autoscale` is True."""
         return self._run(self.containers.start(function.record.function_id))
 
-    def preempt(self, container: Container) -> None:
-        """Kill without grace; the input it worked on starts again elsewhere under the same id."""
-        self._loop.call_soon_threadsafe(self.containers.kill, container)
+    def preempt(self, container: Container, grace_s: float = 0.0) -> None:
+        """Take the machine away; the input it worked on starts again elsewhere under the same id.
+
+        With `grace_s` the container is interrupted first and may run its exit hooks (30 s on Modal); without, it dies
+        in the middle of whatever it did.
+        """
+        if grace_s:
+            self._run(self.containers.interrupt(container, grace_s))
+        else:
+            self._loop.call_soon_threadsafe(self.containers.kill, container)
         self.wait_until(lambda: not container.alive, "the container to die")
 
     def stop_container(self, container: Container) -> int:
@@ -191,8 +209,7 @@ class ControlPlane:
 
         async def commit() -> None:
             for mounted in container.volumes.values():
-                if not mounted.read_only:
-                    mounted.commit()
+                mounted.commit()
 
         self._run(commit())
 
@@ -204,6 +221,10 @@ class ControlPlane:
             await self.calls.notify()
 
         self._run(expire())
+
+    def python(self, function: DeployedFunction, *argv: str) -> subprocess.CompletedProcess[str]:
+        """Run `python <argv>` on the disk of one of the function's containers (uploaded files, its image's packages)."""
+        return self.containers.run_python(function.record.function_id, *argv, timeout_s=WAIT_S)
 
     def run_schedule(self, function: DeployedFunction) -> str:
         """Run a scheduled function once now; return the call id."""
@@ -223,3 +244,9 @@ class ControlPlane:
                 logs = "\n".join(f"{c.task_id}: {c.log[-2000:]}" for c in self.containers.all.values())
                 raise TimeoutError(f"waited {timeout_s:.0f} s for {what}\n{logs}")
             time.sleep(0.05)
+
+
+def _off_loop(work: Callable[..., T], *arguments: object) -> T:
+    """Run a blocking client call in a thread: in an async test the client would warn about its event loop."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work, *arguments).result()

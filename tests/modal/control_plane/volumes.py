@@ -76,7 +76,7 @@ class Volumes:
     def read(self, name: str) -> dict[str, bytes]:
         """Committed content of every file of a Volume, by path."""
         volume = self.named(name)
-        return {p: self.blobs.get(f.sha256_hex) for p, f in volume.files.items()} if volume else {}
+        return {p: self.blobs.get(f.sha256_hex) for p, f in list(volume.files.items())} if volume else {}
 
     def write(self, name: str, path: str, data: bytes) -> None:
         """Put one committed file, as a batch upload does."""

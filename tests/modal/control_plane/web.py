@@ -16,6 +16,7 @@ from .blobs import BlobStore
 from .calls import Call, Calls
 
 ASGI = api_pb2.DATA_FORMAT_ASGI
+MAX_BODY_BYTES = 4 * 1024**3  # modal.com/docs/guide/webhooks
 HOP_BY_HOP = {"transfer-encoding", "connection", "keep-alive"}
 
 
@@ -29,18 +30,19 @@ class WebGateway:
 
     async def open(self, function_id: str) -> str:
         """Serve a web function and return its URL."""
-        return await self.serve(lambda request: self._handle(function_id, request))
 
-    async def serve(self, handler) -> str:
-        """Serve a handler (or an aiohttp app) on a free loopback port."""
-        app = handler
-        if not isinstance(handler, web.Application):
-            app = web.Application(client_max_size=1 << 32)
-            app.router.add_route("*", "/{path:.*}", handler)
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return await self._handle(function_id, request)
+
+        app = web.Application(client_max_size=MAX_BODY_BYTES)
+        app.router.add_route("*", "/{path:.*}", handle)
+        return await self.serve(app)
+
+    async def serve(self, app: web.Application) -> str:
+        """Serve an application on a free loopback port."""
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
         self._runners.append(runner)
         return f"http://127.0.0.1:{runner.addresses[0][1]}"
 

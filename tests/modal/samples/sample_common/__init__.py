@@ -1,0 +1,3 @@
+"""A sibling package, uploaded only because an image names it."""
+
+GREETING = "hello"
