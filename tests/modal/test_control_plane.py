@@ -4,10 +4,11 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import modal
 import pytest
 from control_plane import ControlPlane, DeployedApp, VolumeMount
 from modal_proto import api_pb2
+
+import modal
 
 SAMPLES = Path(__file__).parent / "samples"
 HEADER = 'import modal\napp = modal.App("tiny")\nimage = modal.Image.debian_slim(python_version="3.12")\n'
@@ -114,7 +115,7 @@ def test_deploy_by_path_ships_one_file(control_plane: ControlPlane, tmp_path: Pa
         ('volumes={"/v": modal.Volume.from_name("old", version=2)}', "exists but has version v1"),
         (
             'volumes={"/a": modal.Volume.from_name("old"), "/b": modal.Volume.from_name("old")}',
-            "cannot be mounted at multiple paths|same Volume|multiple",
+            "The same Volume cannot be mounted in multiple locations",
         ),
     ],
 )
@@ -126,7 +127,7 @@ def test_a_deploy_with_a_fault_fails_and_publishes_nothing(
     done = deploy_tiny(control_plane, tmp_path, f"@app.function(image=image, {line})\ndef f(): ...\n")
     assert done.returncode != 0
     output = " ".join((done.stdout + done.stderr).split())
-    assert any(part in output for part in message.split("|")), output
+    assert message in output
     with pytest.raises(KeyError, match="no app named 'tiny'"):
         control_plane.app("tiny")
 

@@ -2,9 +2,10 @@
 
 import io
 
-import modal
 import pytest
 from control_plane import ControlPlane
+
+import modal
 
 BLOCK_BYTES = 8 * 1024 * 1024
 

@@ -19,7 +19,7 @@ the image installs, the declared Volumes and nothing else of this machine.
 
 Where each behaviour comes from (files of the client, `modal/…`; guide pages are modal.com/docs/guide/…):
 
-- deploy, layout, publish: `runner.py`, `_functions.py`, `cls.py`, `_environments.py` -> `apps.py`
+- deploy, layout, publish: `runner.py`, `_functions.py`, `cls.py`, `_environments.py` -> `apps.py`, `functions.py`
 - uploads: `mount.py`, `_utils/blob_utils.py` -> `mounts.py`, `blobs.py`; layers: `_image.py` -> `images.py`
 - Secrets: `secret.py` -> `secrets.py`; Dicts: `dict.py` -> `dicts.py`
 - Volumes outside: `volume.py` -> `volumes.py`; inside (commit, reload): `volume.py`, volumes guide -> `mounted.py`

@@ -12,6 +12,7 @@ from google.protobuf.empty_pb2 import Empty
 from grpclib import Status
 from modal_proto import api_pb2
 
+from .functions import GPU_SNAPSHOT_OPTION, FunctionRecord, function_data, handle_metadata
 from .ids import Ids
 from .images import BUILDER_VERSION, Images
 from .mounts import Mounts
@@ -19,7 +20,6 @@ from .rpc import Caller, fault
 from .secrets import Secrets
 from .volumes import Volumes
 
-GpuSnapshotFlag = "enable_gpu_snapshot"
 OpenWebUrl = Callable[[str], Awaitable[str]]
 
 
@@ -30,7 +30,7 @@ class App:
     app_id: str
     description: str
     tags: dict[str, str] = field(default_factory=dict)
-    state: int = api_pb2.APP_STATE_INITIALIZING
+    state: "api_pb2.AppState.ValueType" = api_pb2.APP_STATE_INITIALIZING
     name: str = ""
     deployment_tag: str = ""
     version: int = 0
@@ -39,43 +39,17 @@ class App:
     disconnects: list[api_pb2.AppClientDisconnectRequest] = field(default_factory=list)
 
 
-@dataclass
-class FunctionRecord:
-    """One Function as the client defined it; `definition` is the real `api_pb2.Function`."""
-
-    function_id: str
-    app_id: str
-    definition: api_pb2.Function = field(default_factory=api_pb2.Function)
-    web_url: str = ""
-    gpus: list[str] = field(default_factory=list)
-    data: api_pb2.FunctionData = field(default_factory=api_pb2.FunctionData)
-    params: bytes = b""
-
-
-def function_data(request: api_pb2.FunctionCreateRequest) -> api_pb2.FunctionData:
-    """The same Function with one entry per GPU choice; a plain Function becomes a list of one."""
-    if request.HasField("function_data"):
-        return request.function_data
-    data = api_pb2.FunctionData()
-    shared = set(data.DESCRIPTOR.fields_by_name)
-    for descriptor, value in request.function.ListFields():
-        if descriptor.name not in shared:
-            continue
-        target = getattr(data, descriptor.name)
-        if hasattr(target, "MergeFrom"):
-            target.MergeFrom(value)
-        else:
-            setattr(data, descriptor.name, value)
-    data.ranked_functions.add(rank=0, function=request.function)
-    return data
-
-
 class Apps:
     """Everything that AppPublish can refer to."""
 
     def __init__(self, ids: Ids, images: Images, mounts: Mounts, secrets: Secrets, volumes: Volumes) -> None:
         self._ids = ids
-        self._stores = {"im": images, "mo": mounts, "st": secrets, "vo": volumes}
+        self._stores: dict[str, Images | Mounts | Secrets | Volumes] = {
+            "im": images,
+            "mo": mounts,
+            "st": secrets,
+            "vo": volumes,
+        }
         self._volumes = volumes
         self.apps: dict[str, App] = {}
         self.functions: dict[str, FunctionRecord] = {}
@@ -93,31 +67,45 @@ class Apps:
                 return app
         raise KeyError(f"no app named {name!r} is deployed; deployed: {[a.name for a in self.apps.values()]}")
 
-    async def ClientHello(self, request: Empty, caller: Caller):  # noqa: N802
+    async def ClientHello(  # noqa: N802
+        self, request: Empty, caller: Caller
+    ) -> api_pb2.ClientHelloResponse:
         return api_pb2.ClientHelloResponse()
 
-    async def EnvironmentGetOrCreate(self, request, caller: Caller):  # noqa: N802
+    async def EnvironmentGetOrCreate(  # noqa: N802
+        self, request: api_pb2.EnvironmentGetOrCreateRequest, caller: Caller
+    ) -> api_pb2.EnvironmentGetOrCreateResponse:
         settings = api_pb2.EnvironmentSettings(image_builder_version=BUILDER_VERSION, webhook_suffix="")
         metadata = api_pb2.EnvironmentMetadata(name="main", settings=settings)
         return api_pb2.EnvironmentGetOrCreateResponse(environment_id="en-1", metadata=metadata)
 
-    async def AppCreate(self, request: api_pb2.AppCreateRequest, caller: Caller):  # noqa: N802
+    async def AppCreate(  # noqa: N802
+        self, request: api_pb2.AppCreateRequest, caller: Caller
+    ) -> api_pb2.AppCreateResponse:
         app = App(self._ids.new("ap"), request.description, dict(request.tags), request.app_state)
         self.apps[app.app_id] = app
         url = f"https://modal.com/apps/test/main/{app.app_id}"
         return api_pb2.AppCreateResponse(app_id=app.app_id, app_page_url=url, app_logs_url=url)
 
-    async def AppGetByDeploymentName(self, request, caller: Caller):  # noqa: N802
+    async def AppGetByDeploymentName(  # noqa: N802
+        self, request: api_pb2.AppGetByDeploymentNameRequest, caller: Caller
+    ) -> api_pb2.AppGetByDeploymentNameResponse:
         known = [a.app_id for a in self.apps.values() if a.name == request.name]
         return api_pb2.AppGetByDeploymentNameResponse(app_id=known[-1] if known else "")
 
-    async def AppGetLayout(self, request: api_pb2.AppGetLayoutRequest, caller: Caller):  # noqa: N802
+    async def AppGetLayout(  # noqa: N802
+        self, request: api_pb2.AppGetLayoutRequest, caller: Caller
+    ) -> api_pb2.AppGetLayoutResponse:
         return api_pb2.AppGetLayoutResponse(app_layout=self.layout(request.app_id))
 
-    async def AppHeartbeat(self, request: api_pb2.AppHeartbeatRequest, caller: Caller):  # noqa: N802
+    async def AppHeartbeat(  # noqa: N802
+        self, request: api_pb2.AppHeartbeatRequest, caller: Caller
+    ) -> Empty:
         return Empty()
 
-    async def AppPublish(self, request: api_pb2.AppPublishRequest, caller: Caller):  # noqa: N802
+    async def AppPublish(  # noqa: N802
+        self, request: api_pb2.AppPublishRequest, caller: Caller
+    ) -> api_pb2.AppPublishResponse:
         app = self.apps[request.app_id]
         app.function_ids, app.class_ids = dict(request.function_ids), dict(request.class_ids)
         app.name, app.deployment_tag, app.tags = request.name, request.deployment_tag, dict(request.tags)
@@ -134,10 +122,12 @@ class Apps:
         # The server decides these two: snapshots exist only for deployed apps.
         deployed = app.state == api_pb2.APP_STATE_DEPLOYED
         definition.is_checkpointing_function = definition.checkpointing_enabled and deployed
-        flag = definition.experimental_options.get(GpuSnapshotFlag, "")
+        flag = definition.experimental_options.get(GPU_SNAPSHOT_OPTION, "")
         definition._experimental_enable_gpu_snapshot = flag.lower() in ("true", "1")
 
-    async def AppClientDisconnect(self, request, caller: Caller):  # noqa: N802
+    async def AppClientDisconnect(  # noqa: N802
+        self, request: api_pb2.AppClientDisconnectRequest, caller: Caller
+    ) -> Empty:
         app = self.apps[request.app_id]
         app.disconnects.append(request)
         if app.state == api_pb2.APP_STATE_EPHEMERAL:
@@ -145,12 +135,16 @@ class Apps:
             self.on_app_stopped(app.app_id)
         return Empty()
 
-    async def AppStop(self, request: api_pb2.AppStopRequest, caller: Caller):  # noqa: N802
+    async def AppStop(  # noqa: N802
+        self, request: api_pb2.AppStopRequest, caller: Caller
+    ) -> Empty:
         self.apps[request.app_id].state = api_pb2.APP_STATE_STOPPED
         self.on_app_stopped(request.app_id)
         return Empty()
 
-    async def FunctionPrecreate(self, request: api_pb2.FunctionPrecreateRequest, caller: Caller):  # noqa: N802
+    async def FunctionPrecreate(  # noqa: N802
+        self, request: api_pb2.FunctionPrecreateRequest, caller: Caller
+    ) -> api_pb2.FunctionPrecreateResponse:
         function_id = request.existing_function_id or self._ids.new("fu")
         function = self.functions.setdefault(function_id, FunctionRecord(function_id, request.app_id))
         function.definition = api_pb2.Function(
@@ -164,10 +158,12 @@ class Apps:
         )
         await self._give_url(function)
         return api_pb2.FunctionPrecreateResponse(
-            function_id=function_id, handle_metadata=self.handle(function)
+            function_id=function_id, handle_metadata=handle_metadata(function)
         )
 
-    async def FunctionCreate(self, request: api_pb2.FunctionCreateRequest, caller: Caller):  # noqa: N802
+    async def FunctionCreate(  # noqa: N802
+        self, request: api_pb2.FunctionCreateRequest, caller: Caller
+    ) -> api_pb2.FunctionCreateResponse:
         function_id = request.existing_function_id or self._ids.new("fu")
         function = self.functions.setdefault(function_id, FunctionRecord(function_id, request.app_id))
         function.definition.CopyFrom(self._definition(request, function))
@@ -177,7 +173,7 @@ class Apps:
             function_id=function_id,
             function=function.definition,
             function_data=function.data,
-            handle_metadata=self.handle(function),
+            handle_metadata=handle_metadata(function),
         )
 
     def _definition(
@@ -186,13 +182,18 @@ class Apps:
         function.data = function_data(request)
         ranked = sorted(function.data.ranked_functions, key=lambda r: r.rank)
         function.gpus = [t for r in ranked if (t := r.function.resources.gpu_config.gpu_type)]
-        return ranked[0].function
+        first: api_pb2.Function = ranked[0].function
+        return first
 
-    async def FunctionGetById(self, request: api_pb2.FunctionGetByIdRequest, caller: Caller):  # noqa: N802
+    async def FunctionGetById(  # noqa: N802
+        self, request: api_pb2.FunctionGetByIdRequest, caller: Caller
+    ) -> api_pb2.FunctionGetByIdResponse:
         if request.function_id not in self.functions:
             raise fault(Status.NOT_FOUND, f"Function {request.function_id} not found")
         function = self.functions[request.function_id]
-        return api_pb2.FunctionGetByIdResponse(function=function.data, handle_metadata=self.handle(function))
+        return api_pb2.FunctionGetByIdResponse(
+            function=function.data, handle_metadata=handle_metadata(function)
+        )
 
     def _check_references(self, definition: api_pb2.Function) -> None:
         used = [definition.image_id, *definition.mount_ids, *definition.secret_ids]
@@ -207,11 +208,15 @@ class Apps:
         if function.definition.webhook_config.type and not function.web_url and self.open_web_url:
             function.web_url = await self.open_web_url(function.function_id)
 
-    async def ClassCreate(self, request: api_pb2.ClassCreateRequest, caller: Caller):  # noqa: N802
+    async def ClassCreate(  # noqa: N802
+        self, request: api_pb2.ClassCreateRequest, caller: Caller
+    ) -> api_pb2.ClassCreateResponse:
         class_id = request.existing_class_id or self._ids.new("cs")
         return api_pb2.ClassCreateResponse(class_id=class_id, handle_metadata=api_pb2.ClassHandleMetadata())
 
-    async def ClassGet(self, request: api_pb2.ClassGetRequest, caller: Caller):  # noqa: N802
+    async def ClassGet(  # noqa: N802
+        self, request: api_pb2.ClassGetRequest, caller: Caller
+    ) -> api_pb2.ClassGetResponse:
         class_ids = self._lookup_app(request.app_name).class_ids
         if request.object_tag not in class_ids:
             raise fault(Status.NOT_FOUND, f"No class '{request.object_tag}' in app '{request.app_name}'")
@@ -219,13 +224,17 @@ class Apps:
             class_id=class_ids[request.object_tag], handle_metadata=api_pb2.ClassHandleMetadata()
         )
 
-    async def FunctionGet(self, request: api_pb2.FunctionGetRequest, caller: Caller):  # noqa: N802
+    async def FunctionGet(  # noqa: N802
+        self, request: api_pb2.FunctionGetRequest, caller: Caller
+    ) -> api_pb2.FunctionGetResponse:
         function_ids = self._lookup_app(request.app_name).function_ids
         if request.object_tag not in function_ids:
             raise fault(Status.NOT_FOUND, f"No function '{request.object_tag}' in app '{request.app_name}'")
         function = self.functions[function_ids[request.object_tag]]
         return api_pb2.FunctionGetResponse(
-            function_id=function.function_id, function=function.data, handle_metadata=self.handle(function)
+            function_id=function.function_id,
+            function=function.data,
+            handle_metadata=handle_metadata(function),
         )
 
     def _lookup_app(self, name: str) -> App:
@@ -234,14 +243,16 @@ class Apps:
         except KeyError as error:
             raise fault(Status.NOT_FOUND, str(error)) from None
 
-    async def FunctionBindParams(self, request: api_pb2.FunctionBindParamsRequest, caller: Caller):  # noqa: N802
+    async def FunctionBindParams(  # noqa: N802
+        self, request: api_pb2.FunctionBindParamsRequest, caller: Caller
+    ) -> api_pb2.FunctionBindParamsResponse:
         base = self.functions[request.function_id]
         bound = FunctionRecord(self._ids.new("fu"), base.app_id, web_url=base.web_url)
         bound.definition.CopyFrom(base.definition)
         bound.params, bound.data, bound.gpus = request.serialized_params, base.data, base.gpus
         self.functions[bound.function_id] = bound
         return api_pb2.FunctionBindParamsResponse(
-            bound_function_id=bound.function_id, handle_metadata=self.handle(bound)
+            bound_function_id=bound.function_id, handle_metadata=handle_metadata(bound)
         )
 
     def layout(self, app_id: str, *dependency_ids: str) -> api_pb2.AppLayout:
@@ -249,7 +260,7 @@ class Apps:
         app = self.apps[app_id]
         layout = api_pb2.AppLayout(function_ids=app.function_ids, class_ids=app.class_ids)
         for function_id in app.function_ids.values():
-            metadata = self.handle(self.functions[function_id])
+            metadata = handle_metadata(self.functions[function_id])
             layout.objects.add(object_id=function_id, function_handle_metadata=metadata)
         for class_id in app.class_ids.values():
             layout.objects.add(object_id=class_id, class_handle_metadata=api_pb2.ClassHandleMetadata())
@@ -257,32 +268,3 @@ class Apps:
             volume = self._volumes.metadata(object_id) if object_id.startswith("vo-") else None
             layout.objects.add(object_id=object_id, volume_metadata=volume)
         return layout
-
-    def handle(self, function: FunctionRecord) -> api_pb2.FunctionHandleMetadata:
-        """Handle metadata of a Function, with one entry per method of a class."""
-        definition = function.definition
-        metadata = api_pb2.FunctionHandleMetadata(
-            function_name=definition.function_name,
-            function_type=definition.function_type,
-            web_url=function.web_url,
-            definition_id=f"de-{function.function_id}",
-            class_parameter_info=definition.class_parameter_info,
-            function_schema=definition.function_schema,
-            supported_input_formats=definition.supported_input_formats,
-            supported_output_formats=definition.supported_output_formats,
-            app_id=function.app_id,
-        )
-        for name, method in definition.method_definitions.items():
-            metadata.method_handle_metadata[name].CopyFrom(
-                api_pb2.FunctionHandleMetadata(
-                    function_name=method.function_name,
-                    function_type=method.function_type,
-                    is_method=True,
-                    use_method_name=name,
-                    function_schema=method.function_schema,
-                    supported_input_formats=method.supported_input_formats,
-                    supported_output_formats=method.supported_output_formats,
-                    app_id=function.app_id,
-                )
-            )
-        return metadata

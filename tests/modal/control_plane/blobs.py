@@ -51,14 +51,18 @@ class BlobStore:
         """URL from which the client downloads these bytes."""
         return f"{self.base_url}/content/{sha256_hex}"
 
-    async def BlobCreate(self, request: api_pb2.BlobCreateRequest, caller: Caller):  # noqa: N802
+    async def BlobCreate(  # noqa: N802
+        self, request: api_pb2.BlobCreateRequest, caller: Caller
+    ) -> api_pb2.BlobCreateResponse:
         blob_id = self._ids.new("bl")
         return api_pb2.BlobCreateResponse(
             blob_ids=[blob_id],
             upload_urls=api_pb2.UploadUrlList(items=[f"{self.base_url}/blob/{blob_id}"]),
         )
 
-    async def BlobGet(self, request: api_pb2.BlobGetRequest, caller: Caller):  # noqa: N802
+    async def BlobGet(  # noqa: N802
+        self, request: api_pb2.BlobGetRequest, caller: Caller
+    ) -> api_pb2.BlobGetResponse:
         self.blob(request.blob_id)
         return api_pb2.BlobGetResponse(download_url=f"{self.base_url}/blob/{request.blob_id}")
 

@@ -46,9 +46,9 @@ class CallRpcs:
         new = await self._calls.enqueue(self._call(request.function_call_id), payloads)
         return api_pb2.FunctionPutInputsResponse(inputs=_receipts(new))
 
-    async def FunctionFinishInputs(
+    async def FunctionFinishInputs(  # noqa: N802
         self, request: api_pb2.FunctionFinishInputsRequest, caller: Caller
-    ) -> Empty:  # noqa: N802
+    ) -> Empty:
         return Empty()
 
     def _call(self, call_id: str) -> Call:
@@ -108,9 +108,9 @@ class CallRpcs:
             input_headroom=max(0, slots - running),
         )
 
-    async def FunctionCallPutDataOut(
+    async def FunctionCallPutDataOut(  # noqa: N802
         self, request: api_pb2.FunctionCallPutDataRequest, caller: Caller
-    ) -> Empty:  # noqa: N802
+    ) -> Empty:
         self._call(request.function_call_id).data_out.extend(request.data_chunks)
         await self._calls.notify()
         return Empty()

@@ -54,7 +54,7 @@ class Call:
 
     call_id: str
     function_id: str
-    invocation_type: int
+    invocation_type: "api_pb2.FunctionCallInvocationType.ValueType"
     inputs: list[Input] = field(default_factory=list)
     data_in: list[api_pb2.DataChunk] = field(default_factory=list)
     data_out: list[api_pb2.DataChunk] = field(default_factory=list)
@@ -101,7 +101,10 @@ class Calls:
         return True
 
     async def start(
-        self, function_id: str, payloads: list[api_pb2.FunctionInput], invocation_type: int
+        self,
+        function_id: str,
+        payloads: list[api_pb2.FunctionInput],
+        invocation_type: "api_pb2.FunctionCallInvocationType.ValueType",
     ) -> Call:
         """Queue a new call."""
         call = Call(self._ids.new("fc"), function_id, invocation_type)
@@ -127,7 +130,12 @@ class Calls:
         an_input.task_id, an_input.started_at = task_id, time.monotonic()
         an_input.deliveries.append(task_id)
 
-    async def finish(self, an_input: Input, result: api_pb2.GenericResult, data_format: int = 0) -> None:
+    async def finish(
+        self,
+        an_input: Input,
+        result: api_pb2.GenericResult,
+        data_format: "api_pb2.DataFormat.ValueType" = api_pb2.DATA_FORMAT_UNSPECIFIED,
+    ) -> None:
         """Record the result of an attempt, or schedule the next attempt that the retry policy allows."""
         if an_input.output is not None:
             return

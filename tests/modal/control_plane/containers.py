@@ -21,8 +21,9 @@ from typing import Any
 from grpclib import Status
 from modal_proto import api_pb2
 
-from .apps import Apps, FunctionRecord
+from .apps import Apps
 from .calls import Calls, Input, Result
+from .functions import FunctionRecord
 from .ids import Ids
 from .launch import Launcher
 from .mounted import MountedVolume
@@ -193,9 +194,8 @@ class Containers:
         return container.process.returncode
 
     async def _end(self, container: Container, grace_s: float) -> None:
-        deadline = time.monotonic() + grace_s
-        while container.alive and time.monotonic() < deadline:
-            await asyncio.sleep(0.05)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(container.process.wait, grace_s)
         self.kill(container)
 
     def cancel_input(self, an_input: Input, terminate: bool) -> None:

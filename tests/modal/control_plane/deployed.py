@@ -5,9 +5,10 @@ from pathlib import Path
 
 from modal_proto import api_pb2
 
-from .apps import App, FunctionRecord
+from .apps import App
 from .containers import Container, Containers
 from .filesystem import write_tree
+from .functions import FunctionRecord
 from .images import ImageChain, Images
 from .launch import Launcher
 from .secrets import Secrets

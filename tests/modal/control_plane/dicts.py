@@ -1,6 +1,7 @@
 """`modal.Dict` (`modal/dict.py`): bytes to bytes, atomic per call, `put(skip_if_exists=True)` creates once."""
 
 import time
+from collections.abc import AsyncGenerator
 
 from google.protobuf.empty_pb2 import Empty
 from grpclib import Status
@@ -28,7 +29,9 @@ class Dicts:
             raise fault(Status.NOT_FOUND, f"Dict {dict_id} not found")
         return self._entries[dict_id]
 
-    async def DictGetOrCreate(self, request: api_pb2.DictGetOrCreateRequest, caller: Caller):  # noqa: N802
+    async def DictGetOrCreate(  # noqa: N802
+        self, request: api_pb2.DictGetOrCreateRequest, caller: Caller
+    ) -> api_pb2.DictGetOrCreateResponse:
         name, kind = request.deployment_name, request.object_creation_type
         if name in self._by_name and kind == api_pb2.OBJECT_CREATION_TYPE_CREATE_FAIL_IF_EXISTS:
             raise fault(Status.ALREADY_EXISTS, f"Dict '{name}' already exists")
@@ -47,40 +50,58 @@ class Dicts:
         metadata = api_pb2.DictMetadata(name=name, creation_info=created)
         return api_pb2.DictGetOrCreateResponse(dict_id=dict_id, metadata=metadata)
 
-    async def DictUpdate(self, request: api_pb2.DictUpdateRequest, caller: Caller):  # noqa: N802
+    async def DictUpdate(  # noqa: N802
+        self, request: api_pb2.DictUpdateRequest, caller: Caller
+    ) -> api_pb2.DictUpdateResponse:
         entries = self._dict(request.dict_id)
         if request.if_not_exists and any(u.key in entries for u in request.updates):
             return api_pb2.DictUpdateResponse(created=False)
         entries.update({u.key: u.value for u in request.updates})
         return api_pb2.DictUpdateResponse(created=True)
 
-    async def DictGet(self, request: api_pb2.DictGetRequest, caller: Caller):  # noqa: N802
+    async def DictGet(  # noqa: N802
+        self, request: api_pb2.DictGetRequest, caller: Caller
+    ) -> api_pb2.DictGetResponse:
         value = self._dict(request.dict_id).get(request.key)
         return api_pb2.DictGetResponse(found=value is not None, value=value)
 
-    async def DictPop(self, request: api_pb2.DictPopRequest, caller: Caller):  # noqa: N802
+    async def DictPop(  # noqa: N802
+        self, request: api_pb2.DictPopRequest, caller: Caller
+    ) -> api_pb2.DictPopResponse:
         value = self._dict(request.dict_id).pop(request.key, None)
         return api_pb2.DictPopResponse(found=value is not None, value=value)
 
-    async def DictContains(self, request: api_pb2.DictContainsRequest, caller: Caller):  # noqa: N802
+    async def DictContains(  # noqa: N802
+        self, request: api_pb2.DictContainsRequest, caller: Caller
+    ) -> api_pb2.DictContainsResponse:
         return api_pb2.DictContainsResponse(found=request.key in self._dict(request.dict_id))
 
-    async def DictLen(self, request: api_pb2.DictLenRequest, caller: Caller):  # noqa: N802
+    async def DictLen(  # noqa: N802
+        self, request: api_pb2.DictLenRequest, caller: Caller
+    ) -> api_pb2.DictLenResponse:
         return api_pb2.DictLenResponse(len=len(self._dict(request.dict_id)))
 
-    async def DictContents(self, request: api_pb2.DictContentsRequest, caller: Caller):  # noqa: N802
+    async def DictContents(  # noqa: N802
+        self, request: api_pb2.DictContentsRequest, caller: Caller
+    ) -> AsyncGenerator[api_pb2.DictEntry, None]:
         for key, value in list(self._dict(request.dict_id).items()):
             yield api_pb2.DictEntry(key=key, value=value if request.values else b"")
 
-    async def DictClear(self, request: api_pb2.DictClearRequest, caller: Caller):  # noqa: N802
+    async def DictClear(  # noqa: N802
+        self, request: api_pb2.DictClearRequest, caller: Caller
+    ) -> Empty:
         self._dict(request.dict_id).clear()
         return Empty()
 
-    async def DictHeartbeat(self, request: api_pb2.DictHeartbeatRequest, caller: Caller):  # noqa: N802
+    async def DictHeartbeat(  # noqa: N802
+        self, request: api_pb2.DictHeartbeatRequest, caller: Caller
+    ) -> Empty:
         self._dict(request.dict_id)
         return Empty()
 
-    async def DictDelete(self, request: api_pb2.DictDeleteRequest, caller: Caller):  # noqa: N802
+    async def DictDelete(  # noqa: N802
+        self, request: api_pb2.DictDeleteRequest, caller: Caller
+    ) -> Empty:
         self._entries.pop(request.dict_id, None)
         self._by_name = {n: i for n, i in self._by_name.items() if i != request.dict_id}
         return Empty()

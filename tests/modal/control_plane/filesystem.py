@@ -5,7 +5,6 @@ visible. The interpreter is this one, started with `-S` so that no site-packages
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,7 +14,10 @@ from pathlib import Path, PurePosixPath
 
 from .packages import CLIENT_DISTRIBUTIONS, closure, link_site_packages
 
-SITE_PACKAGES = Path(closure(["modal"]).distributions["modal"].locate_file("")).resolve()
+BASE_PYTHON: str = sys._base_executable  # type: ignore[attr-defined]  # the interpreter under the venv
+SITE_PACKAGES = Path(
+    closure(["modal"]).distributions["modal"].locate_file("")  # type: ignore[arg-type]
+).resolve()
 SYSTEM_FOLDERS = (
     "/usr",
     "/bin",
@@ -38,10 +40,10 @@ PYTHONPATH = ("/root", "/pkg", "/__modal/image-packages", "/__modal/deps")
 def namespaces_work() -> bool:
     """Whether this kernel lets us make a private root folder; some hardened hosts and containers do not."""
     probe = (
-        f"import sys, ctypes; sys.path.insert(0, {str(Path(__file__).parent)!r}); import boot\n"
-        "libc = ctypes.CDLL(None, use_errno=True); boot.enter_namespaces(libc)"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import boot\n"
+        "boot.enter_namespaces(boot.load_libc())"
     )
-    return subprocess.run([sys._base_executable, "-S", "-c", probe], capture_output=True).returncode == 0
+    return subprocess.run([BASE_PYTHON, "-S", "-c", probe], capture_output=True).returncode == 0
 
 
 def write_tree(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -98,7 +100,7 @@ class ContainerFilesystem:
         python = self._python()
         plan = {
             "root": str(self.home / "root"),
-            "links": [[f, os.readlink(f)] for f in SYSTEM_FOLDERS if os.path.islink(f)],
+            "links": [[f, str(Path(f).readlink())] for f in SYSTEM_FOLDERS if Path(f).is_symlink()],
             "binds": self._binds(),
             "folders": ["/tmp", "/var/tmp", cwd],
             "cwd": cwd,
@@ -107,7 +109,7 @@ class ContainerFilesystem:
         }
         plan_path.write_text(json.dumps(plan))
         boot = Path(__file__).with_name("boot.py")
-        return [sys._base_executable, "-S", str(boot), str(plan_path)]
+        return [BASE_PYTHON, "-S", str(boot), str(plan_path)]
 
     def _base_env(self) -> dict[str, str]:
         env = {"PYTHONPATH": ":".join(PYTHONPATH), "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/root"}
@@ -116,7 +118,7 @@ class ContainerFilesystem:
         return env
 
     def _python(self) -> str:
-        real = Path(sys._base_executable).resolve()
+        real = Path(BASE_PYTHON).resolve()
         if real.is_relative_to("/usr"):
             return str(real)
         return str(INSIDE_PYTHON / real.relative_to(Path(sys.base_prefix).resolve()))
@@ -124,7 +126,7 @@ class ContainerFilesystem:
     def _binds(self) -> list[list[str | bool]]:
         binds: list[list[str | bool]] = []
         for folder in SYSTEM_FOLDERS:
-            if os.path.isdir(folder) and not os.path.islink(folder):
+            if Path(folder).is_dir() and not Path(folder).is_symlink():
                 binds.append([folder, folder, False])
         binds.append([str(self.home / "modal"), "/__modal", False])
         binds.append([str(SITE_PACKAGES), str(INSIDE_SITE), False])

@@ -107,7 +107,9 @@ class Images:
             files |= {root + path: data for path, data in self._mounts.files(mount_id).items()}
         return files
 
-    async def ImageGetOrCreate(self, request: api_pb2.ImageGetOrCreateRequest, caller: Caller):  # noqa: N802
+    async def ImageGetOrCreate(  # noqa: N802
+        self, request: api_pb2.ImageGetOrCreateRequest, caller: Caller
+    ) -> api_pb2.ImageGetOrCreateResponse:
         for base in request.image.base_images:
             if base.image_id not in self._layers:
                 raise fault(Status.NOT_FOUND, f"Base image {base.image_id} not found")
@@ -121,7 +123,9 @@ class Images:
             metadata=api_pb2.ImageMetadata(image_builder_version=BUILDER_VERSION, workdir="/root"),
         )
 
-    async def ImageFromId(self, request: api_pb2.ImageFromIdRequest, caller: Caller):  # noqa: N802
+    async def ImageFromId(  # noqa: N802
+        self, request: api_pb2.ImageFromIdRequest, caller: Caller
+    ) -> api_pb2.ImageFromIdResponse:
         if request.image_id not in self._layers:
             raise fault(Status.NOT_FOUND, f"Image {request.image_id} not found")
         return api_pb2.ImageFromIdResponse(image_id=request.image_id)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from modal_proto import api_pb2
 
-from .apps import Apps, FunctionRecord
+from .apps import Apps
 from .filesystem import ContainerFilesystem
+from .functions import FunctionRecord
 from .images import ImageChain, Images
 from .mounted import MountedVolume
 from .mounts import Mounts

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
 
 from modal_proto import api_pb2
 
@@ -19,7 +20,9 @@ class Logs:
         self._apps = apps
         self._containers = containers
 
-    async def AppGetLogs(self, request: api_pb2.AppGetLogsRequest, caller: Caller):  # noqa: N802
+    async def AppGetLogs(  # noqa: N802
+        self, request: api_pb2.AppGetLogsRequest, caller: Caller
+    ) -> AsyncGenerator[api_pb2.TaskLogsBatch, None]:
         sent: dict[str, int] = {}
         deadline = time.monotonic() + (request.timeout or 55)
         while time.monotonic() < deadline:

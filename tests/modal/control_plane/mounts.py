@@ -29,11 +29,15 @@ class Mounts:
         """Content by absolute remote path."""
         return {path: self._blobs.get(f.sha256_hex) for path, f in self._files[mount_id].items()}
 
-    async def MountBatchedCheckExistence(self, request, caller: Caller):  # noqa: N802
+    async def MountBatchedCheckExistence(  # noqa: N802
+        self, request: api_pb2.MountBatchedCheckExistenceRequest, caller: Caller
+    ) -> api_pb2.MountBatchedCheckExistenceResponse:
         missing = [h for h in request.sha256_hex_hashes if h not in self._blobs]
         return api_pb2.MountBatchedCheckExistenceResponse(missing_sha256_hex_hashes=missing)
 
-    async def MountPutFile(self, request: api_pb2.MountPutFileRequest, caller: Caller):  # noqa: N802
+    async def MountPutFile(  # noqa: N802
+        self, request: api_pb2.MountPutFileRequest, caller: Caller
+    ) -> api_pb2.MountPutFileResponse:
         which = request.WhichOneof("data_oneof")
         if which:
             data = request.data if which == "data" else self._blobs.blob(request.data_blob_id)
@@ -42,7 +46,9 @@ class Mounts:
             self._blobs.put(data)
         return api_pb2.MountPutFileResponse(exists=request.sha256_hex in self._blobs)
 
-    async def MountGetOrCreate(self, request: api_pb2.MountGetOrCreateRequest, caller: Caller):  # noqa: N802
+    async def MountGetOrCreate(  # noqa: N802
+        self, request: api_pb2.MountGetOrCreateRequest, caller: Caller
+    ) -> api_pb2.MountGetOrCreateResponse:
         if request.object_creation_type == api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED:
             return self._answer(self._lookup(request.deployment_name))
         absent = [f.filename for f in request.files if f.sha256_hex not in self._blobs]

@@ -96,8 +96,7 @@ class ControlPlane:
         servicer = build_servicer(services, self.rpc_log, TOKEN_ID)
         self._server = Server([servicer], status_details_codec=custom_detail_codec)
         await self._server.start("127.0.0.1", 0)
-        port = self._server._server.sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"http://127.0.0.1:{_port(self._server)}"
         self.containers.home, self._launcher.server_url = Path(self._home.name) / "containers", self.url
 
     async def _stop(self) -> None:
@@ -244,6 +243,12 @@ class ControlPlane:
                 logs = "\n".join(f"{c.task_id}: {c.log[-2000:]}" for c in self.containers.all.values())
                 raise TimeoutError(f"waited {timeout_s:.0f} s for {what}\n{logs}")
             time.sleep(0.05)
+
+
+def _port(server: Server) -> int:
+    sockets = server._server.sockets  # type: ignore[union-attr]  # grpclib has no public way to ask
+    port: int = sockets[0].getsockname()[1]
+    return port
 
 
 def _off_loop(work: Callable[..., T], *arguments: object) -> T:

@@ -49,7 +49,9 @@ class Secrets:
     def _named(self, name: str) -> Secret | None:
         return next((s for s in self._by_id.values() if name and s.name == name), None)
 
-    async def SecretGetOrCreate(self, request: api_pb2.SecretGetOrCreateRequest, caller: Caller):  # noqa: N802
+    async def SecretGetOrCreate(  # noqa: N802
+        self, request: api_pb2.SecretGetOrCreateRequest, caller: Caller
+    ) -> api_pb2.SecretGetOrCreateResponse:
         kind = request.object_creation_type
         if kind == api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED:
             return self._answer(self._lookup(request))
@@ -76,16 +78,22 @@ class Secrets:
             raise fault(Status.NOT_FOUND, f"Secret '{secret.name}' is missing key(s): {', '.join(missing)}")
         return secret
 
-    async def SecretUpdate(self, request: api_pb2.SecretUpdateRequest, caller: Caller):  # noqa: N802
+    async def SecretUpdate(  # noqa: N802
+        self, request: api_pb2.SecretUpdateRequest, caller: Caller
+    ) -> Empty:
         self._by_id[request.secret_id].env.update({u.key: u.value for u in request.updates})
         return Empty()
 
-    async def SecretGetInfo(self, request: api_pb2.SecretGetInfoRequest, caller: Caller):  # noqa: N802
+    async def SecretGetInfo(  # noqa: N802
+        self, request: api_pb2.SecretGetInfoRequest, caller: Caller
+    ) -> api_pb2.SecretGetInfoResponse:
         if request.secret_id not in self._by_id:
             raise fault(Status.NOT_FOUND, f"Secret {request.secret_id} not found")
         return api_pb2.SecretGetInfoResponse(metadata=self._metadata(self._by_id[request.secret_id]))
 
-    async def SecretList(self, request: api_pb2.SecretListRequest, caller: Caller):  # noqa: N802
+    async def SecretList(  # noqa: N802
+        self, request: api_pb2.SecretListRequest, caller: Caller
+    ) -> api_pb2.SecretListResponse:
         named = [s for s in self._by_id.values() if s.name]
         items = [
             api_pb2.SecretListItem(label=s.name, secret_id=s.secret_id, metadata=self._metadata(s))

@@ -5,6 +5,7 @@ Uploads, listings, reads, removals and copies work on the committed state; conta
 """
 
 import time
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -35,7 +36,7 @@ class Volume:
 
     volume_id: str
     name: str
-    version: int
+    version: "api_pb2.VolumeFsVersion.ValueType"
     files: dict[str, VolumeFile] = field(default_factory=dict)
     commits: int = 0
 
@@ -53,7 +54,9 @@ class Volumes:
         self.blobs = blobs
         self._by_id: dict[str, Volume] = {}
 
-    def create(self, name: str, version: int = 1) -> Volume:
+    def create(
+        self, name: str, version: "api_pb2.VolumeFsVersion.ValueType" = api_pb2.VOLUME_FS_VERSION_V1
+    ) -> Volume:
         """Create a Volume, as `modal volume create` does."""
         volume = Volume(self._ids.new("vo"), name, version)
         self._by_id[volume.volume_id] = volume
@@ -83,7 +86,9 @@ class Volumes:
         volume = self.named(name) or self.create(name)
         volume.files[clean(path)] = VolumeFile(self.blobs.put(data), len(data))
 
-    async def VolumeGetOrCreate(self, request: api_pb2.VolumeGetOrCreateRequest, caller: Caller):  # noqa: N802
+    async def VolumeGetOrCreate(  # noqa: N802
+        self, request: api_pb2.VolumeGetOrCreateRequest, caller: Caller
+    ) -> api_pb2.VolumeGetOrCreateResponse:
         name, kind = request.deployment_name, request.object_creation_type
         volume = self.named(name)
         if volume and kind == api_pb2.OBJECT_CREATION_TYPE_CREATE_FAIL_IF_EXISTS:
@@ -91,7 +96,7 @@ class Volumes:
         if volume is None:
             if kind == api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED:
                 raise fault(Status.NOT_FOUND, f"Volume '{name}' not found in environment 'main'")
-            volume = self.create(name, request.version or 1)
+            volume = self.create(name, request.version or api_pb2.VOLUME_FS_VERSION_V1)
         return api_pb2.VolumeGetOrCreateResponse(
             volume_id=volume.volume_id, version=volume.version, metadata=self.metadata(volume.volume_id)
         )
@@ -102,21 +107,29 @@ class Volumes:
         created = api_pb2.CreationInfo(created_at=time.time())
         return api_pb2.VolumeMetadata(version=volume.version, name=volume.name, creation_info=created)
 
-    async def VolumeGetById(self, request: api_pb2.VolumeGetByIdRequest, caller: Caller):  # noqa: N802
+    async def VolumeGetById(  # noqa: N802
+        self, request: api_pb2.VolumeGetByIdRequest, caller: Caller
+    ) -> api_pb2.VolumeGetByIdResponse:
         volume = self.get(request.volume_id)
         return api_pb2.VolumeGetByIdResponse(
             volume_id=volume.volume_id, metadata=self.metadata(volume.volume_id)
         )
 
-    async def VolumeHeartbeat(self, request: api_pb2.VolumeHeartbeatRequest, caller: Caller):  # noqa: N802
+    async def VolumeHeartbeat(  # noqa: N802
+        self, request: api_pb2.VolumeHeartbeatRequest, caller: Caller
+    ) -> Empty:
         self.get(request.volume_id)
         return Empty()
 
-    async def VolumeDelete(self, request: api_pb2.VolumeDeleteRequest, caller: Caller):  # noqa: N802
+    async def VolumeDelete(  # noqa: N802
+        self, request: api_pb2.VolumeDeleteRequest, caller: Caller
+    ) -> Empty:
         self._by_id.pop(self.get(request.volume_id).volume_id)
         return Empty()
 
-    async def VolumePutFiles(self, request: api_pb2.VolumePutFilesRequest, caller: Caller):  # noqa: N802
+    async def VolumePutFiles(  # noqa: N802
+        self, request: api_pb2.VolumePutFilesRequest, caller: Caller
+    ) -> Empty:
         volume = self.get(request.volume_id)
         self._check_overwrite(
             volume, [f.filename for f in request.files], request.disallow_overwrite_existing_files
@@ -126,7 +139,9 @@ class Volumes:
             volume.files[clean(file.filename)] = VolumeFile(file.sha256_hex, size, file.mode)
         return Empty()
 
-    async def VolumePutFiles2(self, request: api_pb2.VolumePutFiles2Request, caller: Caller):  # noqa: N802
+    async def VolumePutFiles2(  # noqa: N802
+        self, request: api_pb2.VolumePutFiles2Request, caller: Caller
+    ) -> api_pb2.VolumePutFiles2Response:
         volume = self.get(request.volume_id)
         missing = api_pb2.VolumePutFiles2Response()
         for file_index, file in enumerate(request.files):
@@ -149,7 +164,9 @@ class Volumes:
         if disallow and present:
             raise fault(Status.ALREADY_EXISTS, f"{present[0]}: already exists")
 
-    async def VolumeGetFile2(self, request: api_pb2.VolumeGetFile2Request, caller: Caller):  # noqa: N802
+    async def VolumeGetFile2(  # noqa: N802
+        self, request: api_pb2.VolumeGetFile2Request, caller: Caller
+    ) -> api_pb2.VolumeGetFile2Response:
         volume = self.get(request.volume_id)
         file = volume.files.get(clean(request.path))
         if file is None:
@@ -159,7 +176,9 @@ class Volumes:
         urls = [self.blobs.content_url(self.blobs.put(block)) for block in blocks]
         return api_pb2.VolumeGetFile2Response(get_urls=urls, size=len(data), start=0, len=len(data))
 
-    def _entries(self, request) -> list[api_pb2.FileEntry]:
+    def _entries(
+        self, request: api_pb2.VolumeListFilesRequest | api_pb2.VolumeListFiles2Request
+    ) -> list[api_pb2.FileEntry]:
         volume, root = self.get(request.volume_id), clean(request.path)
         if root in volume.files:
             return [_entry(root, volume.files[root])]
@@ -178,13 +197,19 @@ class Volumes:
             key=lambda e: e.path,
         )
 
-    async def VolumeListFiles(self, request: api_pb2.VolumeListFilesRequest, caller: Caller):  # noqa: N802
+    async def VolumeListFiles(  # noqa: N802
+        self, request: api_pb2.VolumeListFilesRequest, caller: Caller
+    ) -> AsyncGenerator[api_pb2.VolumeListFilesResponse, None]:
         yield api_pb2.VolumeListFilesResponse(entries=self._entries(request))
 
-    async def VolumeListFiles2(self, request: api_pb2.VolumeListFiles2Request, caller: Caller):  # noqa: N802
+    async def VolumeListFiles2(  # noqa: N802
+        self, request: api_pb2.VolumeListFiles2Request, caller: Caller
+    ) -> AsyncGenerator[api_pb2.VolumeListFiles2Response, None]:
         yield api_pb2.VolumeListFiles2Response(entries=self._entries(request))
 
-    async def VolumeRemoveFile(self, request, caller: Caller):  # noqa: N802
+    async def VolumeRemoveFile(  # noqa: N802
+        self, request: api_pb2.VolumeRemoveFileRequest, caller: Caller
+    ) -> Empty:
         volume, path = self.get(request.volume_id), clean(request.path)
         inside = [p for p in volume.files if p.startswith(f"{path}/")]
         if path not in volume.files and not inside:
@@ -197,7 +222,9 @@ class Volumes:
 
     VolumeRemoveFile2 = VolumeRemoveFile
 
-    async def VolumeCopyFiles(self, request, caller: Caller):  # noqa: N802
+    async def VolumeCopyFiles(  # noqa: N802
+        self, request: api_pb2.VolumeCopyFilesRequest, caller: Caller
+    ) -> Empty:
         volume = self.get(request.volume_id)
         for source in request.src_paths:
             if clean(source) not in volume.files:
