@@ -186,6 +186,10 @@ class Studio:
         """Return a channel's clips that finished after *after*, oldest first."""
         return await self._jobs.channel_clips(channel, after)
 
+    async def ended_since(self, since: datetime, limit: int = 1000) -> Sequence[JobRecord]:
+        """Return jobs that ended at or after *since*, newest first."""
+        return await self._jobs.finished_since(since, limit)
+
     async def open_clip(
         self, clip_id: str, asset: Asset, query: Sequence[tuple[str, str]]
     ) -> tuple[ClipLink, ClipFile]:
