@@ -1,0 +1,140 @@
+"""Around every request: its ids, its log line, its measure, and an answer when code fails.
+
+Pure ASGI, because values bound in FastAPI's `http` middleware are invisible to the
+endpoint (fastapi/fastapi #4696). The log line names the route's template, never the
+path or the query: a clip link's signature opens the clip.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from anime_studio.core.errors import AnimeStudioError
+from anime_studio.web.metrics import Metrics
+from anime_studio.web.problems import problem_response
+from anime_studio.web.trace import RequestContext, read_context
+
+HTTP_REQUEST: Final = "http.request"
+"""One per request, when its answer is complete."""
+HTTP_REQUEST_FAILED: Final = "http.request_failed"
+"""An exception that nobody expected, with its traceback."""
+
+GENERATE_ROUTES: Final = frozenset({"/generate"})
+"""Where an error answer is a refused job."""
+UNMATCHED: Final = "(unmatched)"
+CLIENT_CLOSED_REQUEST: Final = 499
+"""Logged when the caller left before the answer began; nginx's number for it."""
+
+SECURITY_HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",  # clip links and job ids are capabilities
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+"""For answers that set none themselves; the pages set their own."""
+
+_log = structlog.get_logger(__name__)
+
+
+def context_of(request: Request) -> RequestContext:
+    """Return the ids of the request being served."""
+    context: RequestContext = request.state.context
+    return context
+
+
+class ContextMiddleware:
+    """Outermost of our middleware."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or pass on what is not HTTP."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        context = read_context(headers.getlist("x-request-id"), headers.getlist("traceparent"))
+        scope.setdefault("state", {})["context"] = context
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=context.request_id)
+        if context.trace_id is not None:
+            structlog.contextvars.bind_contextvars(trace_id=context.trace_id)
+        answer = _Answer(send, context)
+        begun = time.perf_counter()
+        try:
+            await self._serve(scope, receive, answer)
+        finally:
+            self._conclude(scope, headers, answer, time.perf_counter() - begun)
+
+    async def _serve(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+        try:
+            await self._app(scope, receive, answer)
+        except OSError:
+            if not answer.started:
+                raise
+            # The caller hung up while the body was on its way: its right, and no fault of ours.
+        except Exception:
+            _log.exception(HTTP_REQUEST_FAILED, method=scope["method"], route=_route_of(scope))
+            if answer.started:
+                raise  # too late for a status; the server must cut the connection
+            error = AnimeStudioError("an unexpected error; it was logged under this request id")
+            await problem_response(error.problem(answer.context.request_id))(scope, receive, answer)
+
+    def _conclude(self, scope: Scope, headers: Headers, answer: _Answer, duration_s: float) -> None:
+        route = _route_of(scope)
+        status = answer.status or CLIENT_CLOSED_REQUEST
+        self._metrics.observe_http(scope["method"], route, status, duration_s)
+        told = {"range": headers["range"][:100]} if "range" in headers else {}
+        if code := scope["state"].get("error_code"):
+            told["error_code"] = code
+            if route in GENERATE_ROUTES:
+                self._metrics.count_refusal(code)
+        _log.info(
+            HTTP_REQUEST,
+            method=scope["method"],
+            route=route,
+            status=status,
+            duration_s=round(duration_s, 6),
+            bytes_sent=answer.bytes_sent,
+            **told,
+        )
+
+
+class _Answer:
+    """`send`, with the ids and safe defaults added, and what was sent counted."""
+
+    def __init__(self, send: Send, context: RequestContext) -> None:
+        self._send = send
+        self.context = context
+        self.status: int | None = None
+        self.bytes_sent = 0
+
+    @property
+    def started(self) -> bool:
+        return self.status is not None
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-ID"] = self.context.request_id
+            if self.context.traceparent is not None:
+                headers["traceparent"] = self.context.traceparent
+            for name, value in SECURITY_HEADERS.items():
+                headers.setdefault(name, value)
+            headers.setdefault("Cache-Control", "no-store")
+        elif message["type"] == "http.response.body":
+            self.bytes_sent += len(message.get("body", b""))
+        await self._send(message)
+
+
+def _route_of(scope: Scope) -> str:
+    return getattr(scope.get("route"), "path", None) or UNMATCHED

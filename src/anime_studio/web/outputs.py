@@ -1,0 +1,195 @@
+"""`/outputs/{clip_id}`: the bytes behind a signed link, for players.
+
+Order of checks: syntax, signature, expiry, existence; an unsigned caller learns nothing of
+which ids exist. Starlette's `FileResponse` does 206, multipart, If-Range and HEAD; what is
+ours: the ETag, 304, and reading `Range` as RFC 9110 asks (section 14.2: what is not
+understood is ignored, ranges past the end are dropped, 416 only when none is left).
+A HEAD with `Range` answers as its GET would, like S3 and nginx: players probe so.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, Final, TypeVar
+
+import anyio
+import structlog
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Path as PathParameter
+from fastapi.responses import FileResponse
+
+from anime_studio.core.errors import ClipGoneError, ClipUrlError
+from anime_studio.core.jobs import Asset, ClipFile
+from anime_studio.core.signing import ClipLink
+from anime_studio.core.studio import Studio
+from anime_studio.web.context import context_of
+from anime_studio.web.deps import MetricsDep, StudioDep
+from anime_studio.web.describe import header, problems
+from anime_studio.web.metrics import Metrics
+from anime_studio.web.problems import answer, status_problem
+from anime_studio.web.ranges import RangeNotSatisfiableError, matches_etag, satisfiable
+from common.schemas import CLIP_ID_PATTERN
+
+router = APIRouter(tags=["clips"])
+
+LONGEST_CACHE_S = 3600
+
+# The signature is the permission, not the page that plays the clip: any origin may read.
+_CORS: Final = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Expose-Headers": "Accept-Ranges, Content-Length, Content-Range, ETag, X-Request-ID",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+}
+_PREFLIGHT: Final = {
+    **_CORS,
+    "Access-Control-Allow-Methods": "GET, HEAD",
+    "Access-Control-Allow-Headers": "Range, If-Range, If-None-Match, X-Request-ID, traceparent",
+    "Access-Control-Max-Age": "86400",
+}
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Coroutine[Any, Any, Response]])
+
+ClipId = Annotated[
+    str,
+    PathParameter(
+        description="The clip's public id.",
+        examples=["c_" + "0" * 32],
+        json_schema_extra={"pattern": CLIP_ID_PATTERN},
+    ),
+]
+
+
+def _describe_query(
+    expires: Annotated[
+        str | None, Query(description="Unix time in seconds at which the link dies.", examples=["1795464900"])
+    ] = None,
+    signature: Annotated[
+        str | None, Query(description="43 base64url characters.", examples=["A" * 42 + "E"])
+    ] = None,
+    dl: Annotated[
+        str | None, Query(description="1 to download as a file; signed too.", examples=["1"])
+    ] = None,
+) -> None:
+    """Nothing: the signer reads the raw query, to see duplicates; this tells the OpenAPI document."""
+
+
+def _file_answers(media_type: str) -> dict[int | str, dict[str, Any]]:
+    binary = {media_type: {"schema": {"type": "string", "format": "binary"}}}
+    headers = {
+        "Accept-Ranges": header("Always `bytes`.", None, "bytes"),
+        "ETag": header("The file's SHA-256, in quotes.", None, f'"{"0" * 64}"'),
+        "Content-Disposition": header("`inline`, or `attachment` with dl=1."),
+        "Cache-Control": header("Private, and never beyond the link's expiry.", None, "private, max-age=900"),
+    }
+    content_range = {"Content-Range": header("Which bytes.", None, "bytes 0-1023/1482113")}
+    return {
+        200: {"description": "The whole file", "content": binary, "headers": headers},
+        206: {
+            "description": "The bytes asked for; several ranges as multipart/byteranges",
+            "content": binary | {"multipart/byteranges": {"schema": {"type": "string", "format": "binary"}}},
+            "headers": headers | content_range,
+        },
+        304: {"description": "The caller's copy is still right"},
+        **problems(400, 403, 410, 416, 500, 503),
+    }
+
+
+async def _preflight() -> Response:
+    # The same for every id, signed or not.
+    return Response(status_code=204, headers=_PREFLIGHT)
+
+
+def _serves(path: str, asset: Asset) -> Callable[[Endpoint], Endpoint]:
+    """Serve GET and HEAD of *path*; FastAPI adds no HEAD of its own."""
+
+    def register(endpoint: Endpoint) -> Endpoint:
+        for method in (router.get, router.head):
+            method(
+                path,
+                response_class=Response,
+                responses=_file_answers(asset.content_type),
+                dependencies=[Depends(_describe_query)],
+            )(endpoint)
+        router.options(path, include_in_schema=False)(_preflight)
+        return endpoint
+
+    return register
+
+
+@_serves("/outputs/{clip_id}", Asset.VIDEO)
+async def read_clip(clip_id: ClipId, request: Request, studio: StudioDep, metrics: MetricsDep) -> Response:
+    """Return the MP4 behind a signed link."""
+    return await _serve(request, studio, metrics, clip_id, Asset.VIDEO)
+
+
+@_serves("/outputs/{clip_id}/poster", Asset.POSTER)
+async def read_poster(clip_id: ClipId, request: Request, studio: StudioDep, metrics: MetricsDep) -> Response:
+    """Return the JPEG still behind a signed link."""
+    return await _serve(request, studio, metrics, clip_id, Asset.POSTER)
+
+
+async def _serve(request: Request, studio: Studio, metrics: Metrics, clip_id: str, asset: Asset) -> Response:
+    try:
+        link, file = await studio.open_clip(clip_id, asset, request.query_params.multi_items())
+        remaining_s = int((link.expires_at - studio.clock.now()).total_seconds())
+        structlog.contextvars.bind_contextvars(clip_id=clip_id, expires_in_s=remaining_s)
+        result, response = await _answer_with(file, link, request, _headers(file, remaining_s))
+    except ClipUrlError as error:
+        metrics.count_output(error.code)
+        return answer(request, error.problem(context_of(request).request_id), _CORS)
+    metrics.count_output(result)
+    return response
+
+
+async def _answer_with(
+    file: ClipFile, link: ClipLink, request: Request, headers: dict[str, str]
+) -> tuple[str, Response]:
+    if matches_etag(request.headers.get("if-none-match", ""), headers["ETag"]):
+        return "not_modified", Response(status_code=304, headers=headers)
+    stat = await _stat(file, link)
+    try:
+        has_range = _keep_satisfiable_ranges(request, file.size_bytes, headers["ETag"])
+    except RangeNotSatisfiableError:
+        detail = f"the file has {file.size_bytes} bytes; none of the ranges asked for lies within it"
+        problem = status_problem(416, detail, context_of(request).request_id)
+        return problem.code, answer(request, problem, _CORS | {"Content-Range": f"bytes */{file.size_bytes}"})
+    return "part" if has_range else "whole", FileResponse(
+        file.path,
+        headers=headers,
+        media_type=file.content_type,
+        filename=link.clip_id + link.asset.suffix,
+        stat_result=stat,
+        content_disposition_type="attachment" if link.download else "inline",
+    )
+
+
+async def _stat(file: ClipFile, link: ClipLink) -> os.stat_result:
+    try:
+        stat = await anyio.Path(file.path).stat()
+    except FileNotFoundError:
+        stat = None
+    if stat is None or stat.st_size != file.size_bytes:
+        raise ClipGoneError(
+            f"clip {link.clip_id} was swept while it was being opened; submit the prompt again"
+        )
+    return stat
+
+
+def _keep_satisfiable_ranges(request: Request, size_bytes: int, etag: str) -> bool:
+    """Rewrite `Range` for `FileResponse`, which reads it from the scope; return whether one is left."""
+    asked = request.headers.get("range")
+    if asked is None:
+        return False
+    # If-Range takes a strong ETag only: our Last-Modified is the time of one container's copy.
+    fresh = request.headers.get("if-range", etag) == etag
+    kept = satisfiable(asked, size_bytes) if fresh else None
+    others = [(name, value) for name, value in request.scope["headers"] if name != b"range"]
+    request.scope["headers"] = others if kept is None else [*others, (b"range", kept.encode())]
+    return kept is not None
+
+
+def _headers(file: ClipFile, remaining_s: int) -> dict[str, str]:
+    # A clip id never names other bytes, so a copy stays right; it may only not outlive its link.
+    max_age_s = max(0, min(remaining_s, LONGEST_CACHE_S))
+    return _CORS | {"ETag": f'"{file.sha256}"', "Cache-Control": f"private, max-age={max_age_s}, immutable"}
