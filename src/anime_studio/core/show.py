@@ -1,0 +1,197 @@
+"""The operator's summary and the recipe's card: pure functions over records.
+
+Percentiles are by nearest rank (the smallest value with at least that share at or below it), so
+each is a duration some job really had. Cancelled jobs count neither for nor against success.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+from anime_studio.core.clip import FRAMES_PER_LATENT
+from anime_studio.core.jobs import JobRecord
+from anime_studio.core.recipes import Recipe
+from common.schemas import GenerateRequest, JobState, Readiness, SignalKind, StartKind, Timings
+from common.show import (
+    Bounds,
+    FinishedJob,
+    Percentiles,
+    RecentError,
+    RecipeCard,
+    ShowStatus,
+    Size,
+    Spend,
+)
+
+STAGES = ("queue", "start", "text", "denoise", "decode", "store", "total")
+LAST_ERRORS = 5
+SHORTEST_CLIP_S = 0.5
+"""Least a form offers, though a recipe may draw single frames."""
+
+_DEMO_EXAMPLES = [
+    "a girl with long pink hair in a white dress walking along the beach at sunset, cherry petals falling",
+    "a boy with black hair and a green jacket waving in front of a red torii gate, sunny day",
+    "a black kitten walks along a city street in the rain at night",
+    "an orange cat running through a flower meadow at noon",
+    "snowy mountains by a lake at night under the stars, nobody",
+]
+_WAN_EXAMPLES = [
+    "a girl with pink twintails waving on a beach at sunset",
+    "a fox spirit walks through lantern light in a snowy shrine",
+    "a mecha pilot runs across a rain-soaked rooftop at night",
+    "a black cat watches a summer festival from a torii gate",
+    "a train crosses a shallow sea under towering clouds",
+]
+
+
+def recipe_card(recipe: Recipe, model_revision: str) -> RecipeCard:
+    """Return what *recipe* accepts, as a form or a bot needs it."""
+    longest_s = math.floor(recipe.max_frames / recipe.fps * 2) / 2
+    shortest_s = max(SHORTEST_CLIP_S, math.ceil((recipe.min_frames - FRAMES_PER_LATENT) / recipe.fps * 2) / 2)
+    if recipe.min_frames == recipe.max_frames:
+        shortest_s = longest_s
+    guidance = recipe.guidance_scale if recipe.guidance_scale is not None else 1.0
+    return RecipeCard(
+        name=recipe.name,
+        summary=recipe.summary,
+        model=recipe.repo_id or "ships with this package",
+        model_revision=model_revision,
+        license=recipe.license,
+        sizes=[
+            Size(resolution=resolution, width=resolution.size[0], height=resolution.size[1])
+            for resolution in recipe.native_sizes
+        ],
+        duration_s=Bounds(
+            minimum=shortest_s,
+            maximum=longest_s,
+            default=min(longest_s, float(GenerateRequest.model_fields["duration"].default)),
+        ),
+        num_inference_steps=Bounds(
+            minimum=recipe.min_inference_steps,
+            maximum=recipe.max_inference_steps,
+            default=recipe.num_inference_steps,
+        ),
+        guidance_scale=Bounds(minimum=1, maximum=20, default=guidance) if recipe.accepts_guidance else None,
+        examples=_WAN_EXAMPLES if recipe.composes_prompts else _DEMO_EXAMPLES,
+    )
+
+
+def summarise(
+    jobs: Sequence[JobRecord],
+    *,
+    now: datetime,
+    window: timedelta,
+    limit: int,
+    readiness: Readiness,
+    budget_usd_per_clip: float | None,
+    signals: Mapping[SignalKind, int],
+    recipe: str,
+    version: str,
+    uptime_s: float,
+    list_jobs: int = 0,
+) -> ShowStatus:
+    """Return the operator's summary.
+
+    Args:
+        jobs: Final jobs of the window, newest first, at most *limit*.
+        now: Aware UTC time.
+        window: How far the jobs go back.
+        limit: As many jobs as were asked of the store; reaching it means there may be more.
+        readiness: From the launcher, with the backlog.
+        budget_usd_per_clip: The deployment's budget, if any.
+        signals: What clients reported in the window.
+        recipe: Name of the deployment's recipe.
+        version: Version of the service.
+        uptime_s: Seconds since the process began.
+        list_jobs: How many jobs to list in full.
+    """
+    by_state = Counter(job.state for job in jobs)
+    succeeded, failed = by_state[JobState.SUCCEEDED], by_state[JobState.FAILED]
+    starts = Counter(job.start_kind for job in jobs if job.start_kind is not None)
+    return ShowStatus(
+        now=now,
+        window_s=window.total_seconds(),
+        version=version,
+        recipe=recipe,
+        uptime_s=uptime_s,
+        readiness=readiness,
+        finished=len(jobs),
+        succeeded=succeeded,
+        failed=failed,
+        cancelled=by_state[JobState.CANCELLED],
+        success_rate=succeeded / (succeeded + failed) if succeeded + failed else None,
+        truncated=len(jobs) >= limit,
+        cold_starts=sum(starts.values()) - starts[StartKind.WARM],
+        starts=dict(starts),
+        stages=_stages(jobs),
+        spend=_spend(jobs, succeeded, budget_usd_per_clip),
+        signals=dict(signals),
+        fallbacks=signals.get(SignalKind.FALLBACK_PLAYED, 0),
+        errors=[error for job in jobs if (error := _recent_error(job)) is not None][:LAST_ERRORS],
+        jobs=[line for job in jobs[:list_jobs] if (line := _finished_job(job)) is not None],
+    )
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the nearest-rank percentile of *values* (at least one), *share* from 0 to 1."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def _stages(jobs: Sequence[JobRecord]) -> dict[str, Percentiles]:
+    succeeded = [job.timings for job in jobs if job.state is JobState.SUCCEEDED]
+    measured = {stage: _seconds(succeeded, stage) for stage in STAGES}
+    return {
+        stage: Percentiles(
+            count=len(seconds), p50_s=percentile(seconds, 0.50), p95_s=percentile(seconds, 0.95)
+        )
+        for stage, seconds in measured.items()
+        if seconds
+    }
+
+
+def _seconds(timings: Sequence[Timings], stage: str) -> list[float]:
+    values = (getattr(timing, f"{stage}_s") for timing in timings)
+    return [value for value in values if value is not None]
+
+
+def _spend(jobs: Sequence[JobRecord], succeeded: int, budget_usd: float | None) -> Spend:
+    usd = sum(job.cost.usd for job in jobs if job.cost is not None)
+    usd_per_clip = usd / succeeded if succeeded else None
+    return Spend(
+        usd=round(usd, 6),
+        usd_per_clip=None if usd_per_clip is None else round(usd_per_clip, 6),
+        budget_usd_per_clip=budget_usd,
+        budget_used=None if usd_per_clip is None or budget_usd is None else usd_per_clip / budget_usd,
+    )
+
+
+def _recent_error(job: JobRecord) -> RecentError | None:
+    if job.state is not JobState.FAILED or job.error is None or job.finished_at is None:
+        return None
+    # The detail of a failure may name the job for its owner; the summary is open to all.
+    return RecentError(
+        at=job.finished_at,
+        request_id=job.request_id,
+        code=job.error.code,
+        detail=job.error.detail.replace(job.job_id, "(job of this request)"),
+    )
+
+
+def _finished_job(job: JobRecord) -> FinishedJob | None:
+    if job.finished_at is None:
+        return None
+    return FinishedJob(
+        request_id=job.request_id,
+        created_at=job.created_at,
+        finished_at=job.finished_at,
+        state=job.state,
+        source=job.source,
+        start_kind=job.start_kind,
+        timings=job.timings,
+        cost=job.cost,
+        error_code=None if job.error is None else job.error.code,
+    )

@@ -1,0 +1,87 @@
+"""`/overlay`: a Browser Source for OBS; `/channels/{channel}/clips`: what it plays.
+
+A channel is a name that requests carry. Nobody lists channels, so an unguessable name of at
+least 16 characters is its capability: it opens the channel's finished clips, never their jobs.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import AwareDatetime
+
+from anime_studio.core.jobs import JobRecord
+from anime_studio.core.studio import Studio
+from anime_studio.web.deps import BaseUrl, StudioDep
+from anime_studio.web.describe import problems
+from anime_studio.web.pages import content_security_policy, page_response
+from common.schemas import CHANNEL_PATTERN
+from common.show import ChannelClip, ChannelClips
+
+router = APIRouter(tags=["show"])
+
+DEFAULT_LOOK_BACK: Final = timedelta(hours=1)
+_HOST: Final = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?", re.ASCII)
+
+
+@router.get("/overlay", include_in_schema=False)
+async def overlay_page(request: Request, fallback: str = "") -> Response:
+    """Return the overlay; *fallback* is the address of a clip to show when nothing is ready."""
+    return page_response(
+        request, "overlay.html", policy=content_security_policy(media=_origin_of(fallback))
+    )
+
+
+@router.get(
+    "/channels/{channel}/clips",
+    summary="Read a channel's finished clips",
+    responses=problems(422, 500, 503),
+)
+async def channel_clips(
+    studio: StudioDep,
+    base_url: BaseUrl,
+    channel: Annotated[
+        str,
+        Path(
+            pattern=CHANNEL_PATTERN, description="The channel's name.", examples=["tuesday-show-9f2c41d7"]
+        ),
+    ],
+    after: Annotated[
+        AwareDatetime | None,
+        Query(
+            description="Only clips that finished after this time; absent means the last hour.",
+            examples=["2026-11-23T20:00:00Z"],
+        ),
+    ] = None,
+) -> ChannelClips:
+    """Return clips that finished after `after`, oldest first, each with freshly signed links.
+
+    At most 20: ask again with the last one's `finished_at`. A channel nobody used answers an empty
+    list. A clip can be kept a moment after the time it carries, so look back a little and drop
+    what you have seen (`clip.clip_id`).
+    """
+    now = studio.clock.now()
+    records = await studio.channel_clips(channel, after or now - DEFAULT_LOOK_BACK)
+    clips = [await _present(studio, record, base_url) for record in records]
+    return ChannelClips(clips=[clip for clip in clips if clip is not None], now=now)
+
+
+async def _present(studio: Studio, record: JobRecord, base_url: str) -> ChannelClip | None:
+    job = await studio.present(record, base_url)
+    if job.clip is None or job.finished_at is None:
+        return None
+    return ChannelClip(
+        clip=job.clip, prompt=job.request.prompt, created_at=job.created_at, finished_at=job.finished_at
+    )
+
+
+def _origin_of(address: str) -> str:
+    """Return scheme and host of *address* for the policy, or nothing when it is not plain http(s)."""
+    parts = urlsplit(address)
+    if parts.scheme in ("http", "https") and _HOST.fullmatch(parts.netloc):
+        return f"{parts.scheme}://{parts.netloc}"
+    return ""

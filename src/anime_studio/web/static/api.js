@@ -1,0 +1,66 @@
+// The service over fetch. Addresses are relative, so that a path prefix in front of the service works.
+
+/** An answer that is not a success; carries the problem+json body, or one of our own making. */
+export class Problem extends Error {
+  constructor(body) {
+    super(body.detail);
+    Object.assign(this, { code: body.code, title: body.title, detail: body.detail, requestId: body.request_id });
+    this.retryable = Boolean(body.retryable);
+    this.status = body.status ?? 0;
+    this.retryAfterS = body.retry_after_s ?? null;
+  }
+}
+
+const OFFLINE = { code: "offline", title: "The studio cannot be reached", retryable: true };
+
+async function call(path, options = {}) {
+  let response;
+  try {
+    response = await fetch(path, { cache: "no-store", ...options });
+  } catch (error) {
+    throw new Problem({ ...OFFLINE, detail: String(error.message ?? error) });
+  }
+  const body = await response.json().catch(() => null);
+  if (response.ok && body !== null) return body;
+  throw new Problem(body?.code ? body : notOurs(response));
+}
+
+// A proxy's own page, or a server on its way down.
+function notOurs(response) {
+  const retryable = response.status >= 500;
+  return { code: retryable ? "unavailable" : "unexpected", title: "Unexpected answer", retryable, status: response.status,
+    detail: `HTTP ${response.status} from ${new URL(response.url).pathname}` };
+}
+
+const json = (body, headers = {}) => ({
+  method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json", ...headers },
+});
+
+/** Ask for a clip and come back at once with its job. The key makes a second try safe. */
+export const submit = (request, key) =>
+  call("generate", json(request, { "Idempotency-Key": key, Prefer: "respond-async" }));
+
+export const readJob = (jobId) => call(`jobs/${jobId}`);
+export const cancelJob = (jobId) => call(`jobs/${jobId}`, { method: "DELETE" });
+export const eventsPath = (jobId) => `jobs/${jobId}/events`;
+export const readRecipe = () => call("recipe");
+export const readStatus = () => call("status", { headers: { Accept: "application/json" } });
+export const warm = () => call("warm", { method: "POST" });
+export const readChannel = (channel, after) =>
+  call(`channels/${encodeURIComponent(channel)}/clips?after=${encodeURIComponent(after)}`);
+
+/** `GET /ready` answers 503 with the same body when no worker can take work. */
+export async function readReadiness() {
+  const response = await fetch("ready", { cache: "no-store" });
+  return response.json();
+}
+
+/** Tell the operator; a lost signal never disturbs the show. */
+export function sendSignals(signals) {
+  return fetch("telemetry/signals", { ...json({ signals }), keepalive: true }).catch(() => null);
+}
+
+/** A signed link as a path on this origin: the signature covers the path, never the host. */
+export function here(url) {
+  return url.slice(url.indexOf("/outputs/") + 1);
+}

@@ -1,0 +1,100 @@
+// The operator's view: reads GET /status as JSON every few seconds.
+
+import { readStatus, warm } from "./api.js";
+import { byId, el, pause, roughly, say, seconds, usd } from "./dom.js";
+import { showProblem } from "./problems.js";
+
+const EVERY_MS = 5000;
+const STAGE_NAMES = { queue: "Waiting", start: "Worker ready", text: "Text", denoise: "Drawing", decode: "Developing", store: "Storing", total: "In all" };
+
+function show(status) {
+  const { readiness } = status;
+  byId("light").dataset.status = readiness.status;
+  say(byId("light"), `${readiness.status} · ${status.recipe}`);
+  const eta = readiness.eta_s === null ? "" : ` A new clip takes ${roughly(readiness.eta_s)}.`;
+  say(byId("readiness"), `${sentence(readiness.detail)} ${readiness.queued} waiting, ${readiness.running} being drawn.${eta}`);
+  byId("remedy").hidden = !readiness.command;
+  if (readiness.command) byId("remedy").replaceChildren("Mend it with ", el("code", {}, readiness.command));
+  byId("tiles").replaceChildren(...tiles(status));
+  byId("stages").replaceChildren(...stageRows(status.stages));
+  byId("no-errors").hidden = status.errors.length > 0;
+  byId("errors-table").hidden = status.errors.length === 0;
+  byId("errors").replaceChildren(...status.errors.map(errorRow));
+  say(byId("foot"), `Looking back ${roughly(status.window_s).replace("about ", "")} from ${clock(status.now)}. Version ${status.version}, up for ${seconds(status.uptime_s)}. `
+    + "Signals are those that reached this process.");
+}
+
+const sentence = (text) => (/[.!?]$/.test(text) ? text : `${text}.`).replace(/^./, (first) => first.toUpperCase());
+const clock = (iso) => new Date(iso).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const percent = (share) => (share === null ? "–" : `${(100 * share).toFixed(share === 1 ? 0 : 1)} %`);
+
+function tiles(status) {
+  const { spend, stages, starts, signals } = status;
+  const budget = spend.budget_usd_per_clip === null ? "no budget set" : `${percent(spend.budget_used)} of ${usd(spend.budget_usd_per_clip)} per clip`;
+  return [
+    tile("Succeeded", percent(status.success_rate), `${status.succeeded} clips, ${status.failed} failed, ${status.cancelled} cancelled`,
+      status.success_rate !== null && status.success_rate < 0.95),
+    tile("Median, all in", stages.total ? seconds(stages.total.p50_s) : "–", stages.total ? `p95 ${seconds(stages.total.p95_s)}` : "no clip yet"),
+    tile("Backlog", String(status.readiness.queued), `${status.readiness.running} being drawn`),
+    tile("Cold starts", String(status.cold_starts), Object.entries(starts).map(([kind, count]) => `${count} ${kind}`).join(", ") || "none yet"),
+    tile("Spent", usd(spend.usd), spend.usd_per_clip === null ? budget : `${usd(spend.usd_per_clip)} a clip; ${budget}`, spend.budget_used > 1),
+    tile("Fallbacks", String(status.fallbacks), `${signals.playback_error ?? 0} playback errors, ${signals.clip_skipped ?? 0} skipped`),
+  ];
+}
+
+function tile(name, value, note, alarm = false) {
+  return el("div", { class: "tile", "data-alarm": String(alarm) }, el("dt", {}, name), el("dd", {}, value), el("dd", { class: "note" }, note));
+}
+
+function stageRows(stages) {
+  const longest = Math.max(...Object.values(stages).map(({ p95_s: p95 }) => p95), 0.001);
+  if (Object.keys(stages).length === 0) return [el("tr", {}, el("td", { colspan: "5" }, "No clip in this window yet."))];
+  return Object.entries(stages).map(([stage, { p50_s: p50, p95_s: p95, count }]) => {
+    const bar = el("span", { class: "bar", "aria-hidden": "true" }, el("span", { class: "p95" }), el("span", {}));
+    bar.children[0].style.setProperty("--share", `${(100 * p95) / longest}%`);
+    bar.children[1].style.setProperty("--share", `${(100 * p50) / longest}%`);
+    return el("tr", {}, el("th", { scope: "row" }, STAGE_NAMES[stage] ?? stage), el("td", { class: "number" }, seconds(p50)),
+      el("td", { class: "number" }, seconds(p95)), el("td", { class: "number" }, String(count)), el("td", {}, bar));
+  });
+}
+
+function errorRow({ at, code, request_id: requestId, detail }) {
+  return el("tr", {}, el("td", { class: "number" }, clock(at)), el("td", {}, el("code", {}, code)), el("td", {}, el("code", {}, requestId)), el("td", {}, detail));
+}
+
+async function onWarm() {
+  const button = byId("warm");
+  button.disabled = true;
+  say(button, "Warming…");
+  try {
+    const readiness = await warm();
+    say(button, readiness.ready ? "Warm a worker" : "Not ready yet; try again");
+    await refresh();
+  } catch (problem) {
+    showProblem(byId("problem"), problem);
+    say(button, "Warm a worker");
+  } finally {
+    button.disabled = false;
+  }
+}
+
+async function refresh() {
+  try {
+    show(await readStatus());
+    showProblem(byId("problem"), null);
+  } catch (problem) {
+    byId("light").dataset.status = "unavailable";
+    say(byId("light"), "not reachable");
+    showProblem(byId("problem"), problem);
+  }
+}
+
+async function run() {
+  byId("warm").addEventListener("click", onWarm);
+  for (;;) {
+    if (!document.hidden) await refresh();
+    await pause(EVERY_MS);
+  }
+}
+
+run();
