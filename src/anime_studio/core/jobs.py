@@ -295,6 +295,14 @@ class Launcher(Protocol):
         """Say whether a job launched now would be drawn. Never wakes a GPU."""
         ...
 
+    async def warm(self) -> None:
+        """Ask for a worker to be made ready, drawing nothing; where one is always kept, do nothing.
+
+        Raises:
+            UnavailableError: No worker can be asked now.
+        """
+        ...
+
 
 class ClipReader(Protocol):
     """Where the web process finds finished clips."""
@@ -305,6 +313,14 @@ class ClipReader(Protocol):
 
     async def find(self, clip_id: str) -> StoredClip | None:
         """Return the sidecar of a published clip, or None."""
+        ...
+
+    async def remove(self, clip_id: str) -> None:
+        """Delete a clip's files, the sidecar first; nothing happens when there are none.
+
+        Raises:
+            StorageError: They could not be deleted.
+        """
         ...
 
 

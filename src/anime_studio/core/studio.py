@@ -157,6 +157,35 @@ class Studio:
             await self._launcher.stop(after)
         return after
 
+    async def delete_clip(self, job_id: str, timeout_s: float) -> JobRecord:
+        """Stop the job if it still runs, waiting at most *timeout_s*, and delete its clip; its record stays.
+
+        Returns:
+            The job; when it is not final, it had not stopped in time and nothing was deleted.
+
+        Raises:
+            JobNotFoundError: There is none.
+            StorageError: The clip could not be deleted.
+        """
+        await self.cancel(job_id)
+        job = await self.wait(job_id, timeout_s)
+        if job.clip is not None:
+            await self._clips.remove(job.clip.clip_id)
+        return job
+
+    async def has_clip(self, job: JobRecord) -> bool:
+        """Whether the job's clip is still in storage."""
+        return job.clip is not None and await self._clips.find(job.clip.clip_id) is not None
+
+    async def warm(self) -> Readiness:
+        """Ask for a worker to be made ready, and say how things stand.
+
+        Raises:
+            UnavailableError: No worker can be asked now.
+        """
+        await self._launcher.warm()
+        return await self.readiness()
+
     async def readiness(self) -> Readiness:
         """Say whether a new job would be drawn, and how soon it would be ready."""
         readiness, eta_s = await self._launcher.readiness(), await self._seconds_until_ready()

@@ -64,6 +64,16 @@ class FolderClips:
         """See `ClipReader.find`."""
         return await asyncio.to_thread(self._find, clip_id)
 
+    async def remove(self, clip_id: str) -> None:
+        """See `ClipReader.remove`."""
+
+        def remove() -> None:
+            with _storage_errors(self._folder):
+                if clip := self._find(clip_id):
+                    self._remove(clip)
+
+        await asyncio.to_thread(remove)
+
     def publish(self, clip_id: str, rendered: RenderedClip) -> StoredClip:
         """See `ClipWriter.publish`."""
         with _storage_errors(self._folder):
