@@ -47,7 +47,7 @@ def generator() -> modal.Cls:
 
 
 def records() -> modal.Dict:
-    return modal.Dict.from_name("records")
+    return modal.Dict.from_name("records", create_if_missing=True)
 
 
 def test_a_call_runs_in_a_container_that_has_only_the_uploaded_files(plane: ControlPlane):
