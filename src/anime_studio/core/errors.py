@@ -34,6 +34,7 @@ Siblings, not subclasses, wherever callers act differently.
 
 from __future__ import annotations
 
+import errno
 from datetime import datetime
 from typing import ClassVar
 
@@ -209,6 +210,9 @@ class StorageError(AnimeStudioError):
 
 class DiskFullError(StorageError):
     """No room is left for records or clips."""
+
+    errnos: ClassVar = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+    """`OSError`s that mean this."""
 
     code = "disk_full"
     title = "The disk is full"

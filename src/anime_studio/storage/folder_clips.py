@@ -11,7 +11,6 @@ Source of the order: `man 2 fsync`: a rename is durable once its directory is sy
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import os
 import re
@@ -33,7 +32,6 @@ from common.schemas import CLIP_ID_PATTERN
 CHUNK_BYTES: Final = 1024 * 1024
 PARTIAL: Final = ".partial"
 DAMAGED: Final = ".damaged"
-NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 _CLIP_ID = re.compile(CLIP_ID_PATTERN.strip("^$"))
 _log = structlog.get_logger(__name__)
@@ -267,7 +265,7 @@ def _storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename or path
-        if error.errno in NO_ROOM:
+        if error.errno in DiskFullError.errnos:
             raise DiskFullError(f"no room to write {where}; free some space and try again") from error
         raise StorageError(
             f"{where} cannot be used: {error.strerror}; check the disk and the folder's owner"
