@@ -93,6 +93,13 @@ def test_spawn_is_pending_then_done_then_expired(plane: ControlPlane):
         call.get(timeout=0)
 
 
+def test_a_lost_call_is_an_internal_failure(plane: ControlPlane):
+    call = function("cancellable").spawn()
+    plane.lose(call.object_id)
+    with pytest.raises(modal.exception.InternalFailure):
+        call.get(timeout=60)
+
+
 def test_failures_are_retried_by_policy(plane: ControlPlane):
     assert function("third_time_lucky").remote() == 3
 

@@ -4,6 +4,7 @@ import io
 
 import pytest
 from control_plane import ControlPlane
+from grpclib import Status
 
 import modal
 
@@ -79,3 +80,15 @@ def test_dict(control_plane: ControlPlane):
         assert records.len() == 0
         with pytest.raises(modal.exception.NotFoundError):
             modal.Dict.from_name("absent").hydrate()
+
+
+def test_ordered_faults_reach_the_client_and_transient_ones_are_retried(control_plane: ControlPlane):
+    with control_plane.client():
+        records = modal.Dict.from_name("jobs", create_if_missing=True)
+        control_plane.fail_next("DictUpdate", Status.UNAVAILABLE)
+        assert records.put("k", 1)
+        assert control_plane.traffic.log.count("DictUpdate") == 2
+        control_plane.fail_next("DictGet", Status.RESOURCE_EXHAUSTED, "too many")
+        with pytest.raises(modal.exception.ResourceExhaustedError, match="too many"):
+            records.get("k")
+        assert records.get("k") == 1

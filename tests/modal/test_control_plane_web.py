@@ -56,3 +56,15 @@ def test_concurrent_requests_share_a_container_and_lifespan_ends_with_it(
     assert plane.stop_container(web.containers[0]) == 0
     with plane.client():
         assert modal.Dict.from_name("records")["lifespan"] == "down"
+
+
+def test_a_response_that_begins_too_late_becomes_a_redirect(plane: ControlPlane, http: httpx.Client):
+    plane.settings.web_timeout_s = 0.3
+    try:
+        assert http.get("/wait").status_code == 303
+        location = http.get("/wait").headers["location"]
+        with plane.client():
+            modal.Dict.from_name("records", create_if_missing=True)["answer"] = True
+        assert http.get(location, follow_redirects=True).json() == "answered"
+    finally:
+        plane.settings.web_timeout_s = 150.0

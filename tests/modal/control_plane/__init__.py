@@ -27,17 +27,20 @@ Where each behaviour comes from (files of the client, `modal/…`; guide pages a
 - containers: `_container_entrypoint.py`, `_runtime/container_io_manager.py`, `_runtime/task_lifecycle_manager.py`
   -> `launch.py`, `containers.py`, `container_rpcs.py`; web: `_runtime/asgi.py` -> `web.py`
 
+Faults on order: `preempt` (kill, or interrupt with grace), `fail_next` (any RPC), `lose`, `expire`, `dicts.expire_all`,
+`background_commit`, a hook that exits with 222 (bad restore), `settings.web_timeout_s` (redirect).
+
 Not emulated:
 
 - Images are not built: commands are recorded, packages come from this environment in its versions and its Python;
   apt packages and files that commands would create are absent (this machine's /usr, /etc and /lib are visible).
 - No GPU. A memory snapshot is one process that goes through the client's real snapshot and restore code (hooks,
   closed connections, new task id, changed environment); memory is not copied and CUDA is not checkpointed.
-- Scheduling is immediate, without scaledown; a failed start fails the waiting inputs at once (Modal restarts the
-  container with growing delays first). Schedules run when a test says so.
+- Scheduling is immediate, without `min_containers` or scaledown; a failed start fails the waiting inputs at once
+  (Modal restarts the container with growing delays first). Schedules run when a test says so.
 - Volume background commits happen when a test says so; a Volume does not look empty during a reload; no inode,
   size, rate, backlog or payload limits; Dict entries expire only when a test says so.
-- Web: no 150 s redirect, no WebSockets, no proxy auth, one loopback port per function instead of a label.
+- Web: no WebSockets, no proxy auth, no web methods on classes, one loopback port per function instead of a label.
 - Queues, Sandboxes, NetworkFileSystems, bucket mounts, Servers, billing, metrics, `map` beyond its first answers.
 """
 

@@ -25,18 +25,20 @@ ENTRY_POINT = ("-m", "modal._container_entrypoint")
 
 @dataclass
 class Settings:
-    """What tests may change about containers.
+    """What tests may change.
 
     Attributes:
         autoscale: inputs start containers by themselves.
         snapshots: a deployed function with memory snapshots goes through snapshot and restore.
         only_image_packages: hide installed packages that the image does not install.
+        web_timeout_s: how long a request may wait for its response to begin before it is redirected.
         extra_env: variables added to every container (thread limits, say).
     """
 
     autoscale: bool = True
     snapshots: bool = True
     only_image_packages: bool = True
+    web_timeout_s: float = 150.0  # modal.com/docs/guide/webhook-timeouts
     extra_env: dict[str, str] = field(default_factory=dict)
 
 

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from grpclib import Status
 from grpclib.server import Server
 from modal._utils.grpc_utils import custom_detail_codec
 from modal_proto import api_pb2
@@ -22,7 +23,7 @@ import modal
 from .apps import Apps
 from .blobs import BlobStore
 from .call_rpcs import CallRpcs
-from .calls import Calls
+from .calls import Calls, Result
 from .container_rpcs import ContainerRpcs
 from .containers import Container, Containers
 from .deployed import DeployedApp, DeployedFunction
@@ -32,7 +33,7 @@ from .images import Images
 from .launch import Launcher
 from .logs import Logs
 from .mounts import Mounts
-from .rpc import build_servicer
+from .rpc import Traffic, build_servicer, fault
 from .secrets import Secrets
 from .volumes import Volumes
 from .web import WebGateway
@@ -47,7 +48,7 @@ class ControlPlane:
 
     def __init__(self) -> None:
         ids = Ids()
-        self.rpc_log: list[str] = []
+        self.traffic = Traffic(TOKEN_ID)
         self.blobs = BlobStore(ids)
         self.mounts = Mounts(ids, self.blobs)
         self.images = Images(ids, self.mounts)
@@ -78,7 +79,7 @@ class ControlPlane:
     async def _start(self) -> None:
         self.calls = Calls(self._ids, self._apps)
         self.containers = Containers(self._ids, self._apps, self.calls, self._launcher)
-        self._web = WebGateway(self.calls, self.blobs)
+        self._web = WebGateway(self.calls, self.blobs, self.settings)
         self._apps.open_web_url = self._web.open
         self.blobs.base_url = await self._web.serve(self.blobs.http_app())
         services = [
@@ -93,7 +94,7 @@ class ControlPlane:
             ContainerRpcs(self._ids, self.calls, self.containers),
             Logs(self._apps, self.containers),
         ]
-        servicer = build_servicer(services, self.rpc_log, TOKEN_ID)
+        servicer = build_servicer(services, self.traffic)
         self._server = Server([servicer], status_details_codec=custom_detail_codec)
         await self._server.start("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{_port(self._server)}"
@@ -211,6 +212,20 @@ class ControlPlane:
                 mounted.commit()
 
         self._run(commit())
+
+    def fail_next(self, rpc: str, status: Status, message: str = "ordered by a test", times: int = 1) -> None:
+        """Let the next requests to one RPC fail; the client retries UNAVAILABLE and the like three times itself."""
+        self.traffic.faults.setdefault(rpc, []).extend(fault(status, message) for _ in range(times))
+
+    def lose(self, call_id: str) -> None:
+        """End a call as Modal's infrastructure does when it loses one: the caller gets `InternalFailure`."""
+
+        async def lose() -> None:
+            for an_input in self.calls.calls[call_id].inputs:
+                lost = Result(status=Result.GENERIC_STATUS_INTERNAL_FAILURE, exception="lost by the test")
+                await self.calls.finish(an_input, lost)
+
+        self._run(lose())
 
     def expire(self, call_id: str) -> None:
         """Drop a call's result, as Modal does after seven days."""

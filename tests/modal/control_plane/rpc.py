@@ -8,7 +8,7 @@ so a client upgrade that needs a new call says so.
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from grpclib import GRPCError, Status
@@ -29,24 +29,35 @@ def fault(status: Status, message: str) -> GRPCError:
     return GRPCError(status, message)
 
 
-def build_servicer(services: Sequence[object], rpc_log: list[str], token_id: str) -> Any:
+@dataclass
+class Traffic:
+    """Every RPC so far, and the faults that a test ordered for the next ones."""
+
+    token_id: str
+    log: list[str] = field(default_factory=list)
+    faults: dict[str, list[GRPCError]] = field(default_factory=dict)
+
+    def admit(self, name: str, metadata: Any) -> Caller:
+        """Record a request, raise what was ordered for it, and tell who calls."""
+        self.log.append(name)
+        if self.faults.get(name):
+            raise self.faults[name].pop(0)
+        return _authenticate(metadata, self.token_id)
+
+
+def build_servicer(services: Sequence[object], traffic: Traffic) -> Any:
     """Return a grpclib servicer that sends every RPC to the service which defines it."""
     members: dict[str, Callable[..., Any]] = {}
-    for name in _rpc_names():
+    for name in sorted(ModalClientBase.__abstractmethods__):
         handler = next((getattr(s, name) for s in services if hasattr(s, name)), None)
-        members[name] = _serve(name, handler, rpc_log, token_id)
+        members[name] = _serve(name, handler, traffic)
     return type("Servicer", (ModalClientBase,), members)()
 
 
-def _rpc_names() -> list[str]:
-    return sorted(ModalClientBase.__abstractmethods__)
-
-
-def _serve(name: str, handler: Callable[..., Any] | None, rpc_log: list[str], token_id: str) -> Any:
+def _serve(name: str, handler: Callable[..., Any] | None, traffic: Traffic) -> Any:
     async def serve(_servicer: Any, stream: Any) -> None:
         request = await stream.recv_message()
-        rpc_log.append(name)
-        caller = _authenticate(stream.metadata, token_id)
+        caller = traffic.admit(name, stream.metadata)
         if handler is None:
             raise fault(Status.UNIMPLEMENTED, f"the test control plane does not implement {name}")
         if inspect.isasyncgenfunction(handler):

@@ -1,8 +1,8 @@
 """The web side: one loopback address per web function; each HTTP request becomes one ASGI input.
 
 Source: `modal/_runtime/asgi.py` and `modal/_serialization.py` (ASGI messages as DATA_FORMAT_ASGI; the request body
-comes over the call's `data_in` stream, the response over `data_out`). WebSockets and Modal's 150 s redirect are not
-emulated; a request waits as long as the client does.
+comes over the call's `data_in` stream, the response over `data_out`) and modal.com/docs/guide/webhook-timeouts (a
+response that has not begun in time becomes a 303 to a URL where it can be fetched). No WebSockets.
 """
 
 import asyncio
@@ -14,16 +14,19 @@ from modal_proto import api_pb2
 
 from .blobs import BlobStore
 from .calls import Call, Calls
+from .launch import Settings
 
 ASGI = api_pb2.DATA_FORMAT_ASGI
 MAX_BODY_BYTES = 4 * 1024**3  # modal.com/docs/guide/webhooks
+RESULT_PARAMETER = "__modal_function_call_id"
 HOP_BY_HOP = {"transfer-encoding", "connection", "keep-alive"}
 
 
 class WebGateway:
     """Opens addresses and carries requests to containers and responses back."""
 
-    def __init__(self, calls: Calls, blobs: BlobStore) -> None:
+    def __init__(self, calls: Calls, blobs: BlobStore, settings: Settings) -> None:
+        self._settings = settings
         self._calls = calls
         self._blobs = blobs
         self._runners: list[web.AppRunner] = []
@@ -53,6 +56,22 @@ class WebGateway:
                 await asyncio.wait_for(runner.cleanup(), 5)
 
     async def _handle(self, function_id: str, request: web.Request) -> web.StreamResponse:
+        call = self._calls.calls.get(request.query.get(RESULT_PARAMETER, ""))
+        if call is None:
+            call = await self._begin(function_id, request)
+        try:
+            began = await self._calls.wait(
+                lambda: bool(call.data_out) or call.done, self._settings.web_timeout_s
+            )
+            if not began:
+                later = request.url.with_query({RESULT_PARAMETER: call.call_id})
+                return web.Response(status=303, headers={"Location": str(later)})
+            return await self._respond(call, request)
+        except asyncio.CancelledError:
+            await self._send(call, {"type": "http.disconnect"})
+            raise
+
+    async def _begin(self, function_id: str, request: web.Request) -> Call:
         scope = {
             "type": "http",
             "http_version": "1.1",
@@ -68,14 +87,9 @@ class WebGateway:
             args=serialize(((scope,), {})), data_format=api_pb2.DATA_FORMAT_PICKLE
         )
         body = await request.read()
-        invocation = api_pb2.FUNCTION_CALL_INVOCATION_TYPE_SYNC
-        call = await self._calls.start(function_id, [payload], invocation)
+        call = await self._calls.start(function_id, [payload], api_pb2.FUNCTION_CALL_INVOCATION_TYPE_SYNC)
         await self._send(call, {"type": "http.request", "body": body, "more_body": False})
-        try:
-            return await self._respond(call, request)
-        except asyncio.CancelledError:
-            await self._send(call, {"type": "http.disconnect"})
-            raise
+        return call
 
     async def _send(self, call: Call, message: dict[str, object]) -> None:
         data = serialize_data_format(message, ASGI)

@@ -1,5 +1,6 @@
 """A small app that uses each platform feature once; the control plane's own tests deploy it."""
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
@@ -207,6 +208,14 @@ def web():
     @api.get("/clips/{name}")
     async def fetch(name: str) -> StreamingResponse:
         return StreamingResponse(clips.read_file.aio(name), media_type="video/mp4")
+
+    @api.get("/wait")
+    async def wait() -> str:
+        for _ in range(2000):
+            if await records.get.aio("answer"):
+                return "answered"
+            await asyncio.sleep(0.05)
+        return "nobody answered"
 
     @api.get("/stream")
     async def stream() -> StreamingResponse:
