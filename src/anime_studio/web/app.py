@@ -21,7 +21,18 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from anime_studio.core.studio import Studio
-from anime_studio.web import generate, health, jobs, outputs, problems, signals
+from anime_studio.web import (
+    generate,
+    health,
+    jobs,
+    openai_videos,
+    outputs,
+    overlay,
+    pages,
+    problems,
+    signals,
+    status,
+)
 from anime_studio.web.body import BodyLimitMiddleware
 from anime_studio.web.context import ContextMiddleware
 from anime_studio.web.metrics import Metrics
@@ -29,7 +40,17 @@ from anime_studio.web.options import WebOptions
 
 OpenStudio = Callable[[], AbstractAsyncContextManager[Studio]]
 
-ROUTERS: Final = (generate.router, jobs.router, outputs.router, health.router, signals.router)
+ROUTERS: Final = (
+    generate.router,
+    jobs.router,
+    outputs.router,
+    health.router,
+    signals.router,
+    pages.router,
+    overlay.router,
+    status.router,
+    openai_videos.router,
+)
 """Everything that is served; a new page or protocol is one more entry."""
 
 DESCRIPTION: Final = """A prompt becomes an anime clip.

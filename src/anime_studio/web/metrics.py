@@ -12,19 +12,22 @@ route labels are templates, so the number of series is bounded.
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime, timedelta
+from collections import Counter as Tally
+from collections import deque
+from datetime import UTC, datetime, timedelta
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from anime_studio.core.jobs import JobRecord
 from anime_studio.core.studio import Studio
-from common.schemas import ClientSignal, Readiness, StartKind
+from common.schemas import ClientSignal, Readiness, SignalKind, StartKind
 
 JOB_BUCKETS_S = (1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 150, 180, 240, 300, 600)
 HTTP_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _STAGES = ("start", "text", "denoise", "decode", "store", "total")
 _METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS"})
 _MOST_JOBS_PER_SCRAPE = 10_000
+_SIGNALS_REMEMBERED = 10_000
 _LATE = timedelta(minutes=5)
 """A record may be kept a while after the time it carries: look back this far for late ones."""
 
@@ -41,6 +44,7 @@ class Metrics:
         self._registry = registry = CollectorRegistry()
         self._begun = begun
         self._counted: dict[str, datetime] = {}
+        self._recent_signals: deque[tuple[datetime, SignalKind]] = deque(maxlen=_SIGNALS_REMEMBERED)
         self._counting = asyncio.Lock()
         self._requests = Counter(
             "anime_generate_requests",
@@ -102,6 +106,11 @@ class Metrics:
     def count_signal(self, signal: ClientSignal) -> None:
         """Note what a client saw."""
         self._signals.labels(signal.kind.value).inc()
+        self._recent_signals.append((datetime.now(UTC), signal.kind))
+
+    def signals_since(self, since: datetime) -> Tally[SignalKind]:
+        """Return how often clients reported what to this process, among the last 10,000 signals."""
+        return Tally(kind for at, kind in self._recent_signals if at >= since)
 
     async def expose(self, studio: Studio) -> bytes:
         """Return all series in Prometheus' text format, jobs counted up to now.

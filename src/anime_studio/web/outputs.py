@@ -10,7 +10,7 @@ A HEAD with `Range` answers as its GET would, like S3 and nginx: players probe s
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any, Final, TypeVar
 
 import anyio
@@ -131,13 +131,40 @@ async def read_poster(clip_id: ClipId, request: Request, studio: StudioDep, metr
 
 async def _serve(request: Request, studio: Studio, metrics: Metrics, clip_id: str, asset: Asset) -> Response:
     try:
-        link, file = await studio.open_clip(clip_id, asset, request.query_params.multi_items())
+        return await serve_clip(request, studio, metrics, clip_id, asset, request.query_params.multi_items())
+    except ClipUrlError as error:
+        return answer(request, error.problem(context_of(request).request_id), _CORS)
+
+
+async def serve_clip(
+    request: Request,
+    studio: Studio,
+    metrics: Metrics,
+    clip_id: str,
+    asset: Asset,
+    link_query: Sequence[tuple[str, str]],
+) -> Response:
+    """Return one file of a clip, or the part of it that *request* asks for.
+
+    Args:
+        request: Its `Range`, `If-Range` and `If-None-Match` are honoured.
+        studio: Opens the clip.
+        metrics: Counts the result.
+        clip_id: From the path, unchecked.
+        asset: Which file.
+        link_query: All query parameters of the signed link, in order.
+
+    Raises:
+        ClipUrlError: The link does not open it, or the clip is gone.
+    """
+    try:
+        link, file = await studio.open_clip(clip_id, asset, link_query)
         remaining_s = int((link.expires_at - studio.clock.now()).total_seconds())
         structlog.contextvars.bind_contextvars(clip_id=clip_id, expires_in_s=remaining_s)
         result, response = await _answer_with(file, link, request, _headers(file, remaining_s))
     except ClipUrlError as error:
         metrics.count_output(error.code)
-        return answer(request, error.problem(context_of(request).request_id), _CORS)
+        raise
     metrics.count_output(result)
     return response
 

@@ -31,9 +31,7 @@ _HOST: Final = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?", re.ASCII)
 @router.get("/overlay", include_in_schema=False)
 async def overlay_page(request: Request, fallback: str = "") -> Response:
     """Return the overlay; *fallback* is the address of a clip to show when nothing is ready."""
-    return page_response(
-        request, "overlay.html", policy=content_security_policy(media=_origin_of(fallback))
-    )
+    return page_response(request, "overlay.html", policy=content_security_policy(media=_origin_of(fallback)))
 
 
 @router.get(
@@ -46,9 +44,7 @@ async def channel_clips(
     base_url: BaseUrl,
     channel: Annotated[
         str,
-        Path(
-            pattern=CHANNEL_PATTERN, description="The channel's name.", examples=["tuesday-show-9f2c41d7"]
-        ),
+        Path(pattern=CHANNEL_PATTERN, description="The channel's name.", examples=["tuesday-show-9f2c41d7"]),
     ],
     after: Annotated[
         AwareDatetime | None,

@@ -1,0 +1,119 @@
+"""`/status`: the operator's view, as a page or as JSON; `/warm`; `/recipe`: what this deployment draws.
+
+Everything is read from job records, so every process of a deployment tells the same, save for
+client signals, which are those that reached this process.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from anime_studio.core.show import recipe_card, summarise
+from anime_studio.web.deps import MetricsDep, OptionsDep, StudioDep
+from anime_studio.web.describe import problems
+from anime_studio.web.pages import page_response
+from common.schemas import Readiness
+from common.show import RecipeCard, ShowStatus
+
+router = APIRouter(tags=["show"])
+
+MOST_JOBS: Final = 1000
+_WEEK_S: Final = 7 * 24 * 3600
+
+
+def refuse_other_sites(request: Request) -> None:
+    """Refuse what a browser sends for a page of another site: it would spend the operator's GPU.
+
+    For routes that take no JSON body, whose media type alone would ask for a preflight.
+
+    Raises:
+        HTTPException: 403.
+    """
+    if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        raise HTTPException(403, "pages of other sites may not do this")
+
+
+@router.get(
+    "/status",
+    summary="How the show goes",
+    response_model=ShowStatus,
+    responses={
+        200: {"description": "The summary; a page for callers that prefer HTML"},
+        **problems(422, 500, 503),
+    },
+)
+async def status(
+    request: Request,
+    studio: StudioDep,
+    options: OptionsDep,
+    metrics: MetricsDep,
+    window_s: Annotated[
+        int, Query(ge=60, le=_WEEK_S, description="Seconds to look back.", examples=[3600])
+    ] = 3600,
+    jobs: Annotated[
+        int, Query(ge=0, le=MOST_JOBS, description="How many jobs to list, newest first.", examples=[0])
+    ] = 0,
+) -> Response:
+    """Return p50 and p95 by stage, success rate, cold starts, backlog, spend, fallbacks and the last errors."""
+    if _prefers_html(request.headers.get("accept", "")):
+        return page_response(request, "status.html", vary="Accept")
+    now, window = studio.clock.now(), timedelta(seconds=window_s)
+    answer = summarise(
+        await studio.ended_since(now - window, MOST_JOBS),
+        now=now,
+        window=window,
+        limit=MOST_JOBS,
+        readiness=await studio.readiness(),
+        budget_usd_per_clip=studio.policy.budget_usd_per_clip,
+        signals=metrics.signals_since(now - window),
+        recipe=options.recipe,
+        version=options.version,
+        uptime_s=round(time.monotonic() - request.app.state.begun_s, 3),
+        list_jobs=jobs,
+    )
+    return JSONResponse(answer.model_dump(mode="json"), headers={"Vary": "Accept"})
+
+
+@router.post(
+    "/warm",
+    summary="Make a worker ready",
+    status_code=202,
+    response_description="Asked; the worker may still be starting: see `status`, or poll /ready",
+    responses=problems(403, 500, 503),
+    dependencies=[Depends(refuse_other_sites)],
+)
+async def warm(studio: StudioDep) -> Readiness:
+    """Ask for a worker before the show needs one. Where one is always kept, only say how it is."""
+    return await studio.warm()
+
+
+@router.get("/recipe", summary="What this deployment draws", responses=problems(500))
+async def recipe(studio: StudioDep) -> RecipeCard:
+    """Return the recipe's sizes and bounds, all that a form or a bot needs to ask well."""
+    return recipe_card(studio.recipe, studio.model_revision)
+
+
+def _prefers_html(accept: str) -> bool:
+    """Whether *accept* (RFC 9110, 12.5.1) names HTML above JSON; a wildcard is satisfied with JSON."""
+    qualities = {"text/html": 0.0, "application/json": 0.0}
+    for item in accept.split(","):
+        media_type, *parameters = (part.strip().lower() for part in item.split(";"))
+        if media_type in qualities:
+            qualities[media_type] = _quality(parameters)
+    return qualities["text/html"] > qualities["application/json"]
+
+
+def _quality(parameters: list[str]) -> float:
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name == "q":
+            try:
+                return float(value)
+            except ValueError:
+                return 0.0
+    return 1.0
