@@ -42,6 +42,8 @@ class Settings(BaseSettings):
     """Longest wait of `POST /generate`; Modal cuts HTTP at 150 s."""
     max_queued_jobs: Annotated[int, Field(ge=1)] = 32
     max_attempts: Annotated[int, Field(ge=1)] = 3
+    drain_s: Annotated[float, Field(ge=0)] = 10
+    """How long a stopping worker goes on with its job before it hands it back."""
 
     # What is told
     log_prompts: bool = False
