@@ -203,7 +203,9 @@ class _Run:
         """Return the seconds of each stage that began, the last one until now."""
         begun = sorted(self.begun.items(), key=lambda entry: entry[1])
         ends = [moment for _, moment in begun[1:]] + [time.monotonic()]
-        seconds = {_FIELDS[stage]: end - begin for (stage, begin), end in zip(begun, ends, strict=True)}
+        seconds = {
+            _FIELDS[stage]: round(end - begin, 6) for (stage, begin), end in zip(begun, ends, strict=True)
+        }
         return self.job.timings.model_copy(update=seconds)
 
     def _known(self, error: Exception) -> AnimeStudioError:

@@ -187,31 +187,23 @@ class FolderClips:
     def _take_in(self, clip_id: str, source: Path, asset: Asset) -> tuple[int, str]:
         partial = self._folder / f"{clip_id}{asset.suffix}{PARTIAL}"
         digest, size_bytes = hashlib.sha256(), 0
-        try:
-            with source.open("rb") as reader, partial.open("wb") as writer:
-                while chunk := reader.read(CHUNK_BYTES):
-                    digest.update(chunk)
-                    size_bytes += writer.write(chunk)
-                writer.flush()
-                os.fsync(writer.fileno())
+        with _whole_or_gone(partial), source.open("rb") as reader, partial.open("wb") as writer:
+            while chunk := reader.read(CHUNK_BYTES):
+                digest.update(chunk)
+                size_bytes += writer.write(chunk)
+            writer.flush()
+            os.fsync(writer.fileno())
             partial.replace(self._named(clip_id, digest.hexdigest(), asset))
-        except BaseException:
-            partial.unlink(missing_ok=True)  # on a full disk it is in the way of everything else
-            raise
         return size_bytes, digest.hexdigest()
 
     def _commit(self, clip: StoredClip) -> None:
         sidecar = self._sidecar(clip.clip_id)
         partial = sidecar.with_name(sidecar.name + PARTIAL)
-        try:
-            with partial.open("w") as writer:
-                writer.write(clip.model_dump_json())
-                writer.flush()
-                os.fsync(writer.fileno())
+        with _whole_or_gone(partial), partial.open("w") as writer:
+            writer.write(clip.model_dump_json())
+            writer.flush()
+            os.fsync(writer.fileno())
             partial.replace(sidecar)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
         _sync_folder(self._folder)
 
     def _remove(self, clip: StoredClip) -> None:
@@ -257,6 +249,16 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _whole_or_gone(partial: Path) -> Iterator[None]:
+    try:
+        with _storage_errors(partial):
+            yield
+    except BaseException:
+        partial.unlink(missing_ok=True)  # on a full disk it is in the way of everything else
+        raise
 
 
 @contextmanager

@@ -117,9 +117,10 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 def damaged(path: Path, reason: str) -> str:
     """Return what to tell about an unreadable database."""
+    aside = path.parent / "damaged"
     return (
-        f"the job database {path} is damaged ({reason}). Stop the server, move the file aside "
-        f"(mv {path} {path}.damaged) and start again: its jobs are lost, finished clips stay on disk"
+        f"the job database {path} is damaged ({' '.join(reason.split())}). Stop the server, move it aside with its "
+        f"companions (mkdir {aside} && mv {path}* {aside}) and start again: its jobs are lost, finished clips stay"
     )
 
 
