@@ -1,0 +1,217 @@
+"""Latents to frames, one latent frame at a time, each group of frames leaving as soon as it is drawn.
+
+The decoder of diffusers' `AutoencoderKLWan` (Wan 2.1's, not the residual one of Wan 2.2), walked with
+our own steps: the same weights, the same causality, other bookkeeping. Frames stay in one layout,
+(frames, channels, height, width) with channels last in memory; each causal convolution remembers the
+two frames before the chunk.
+
+On a CPU a causal 3D convolution runs as one 2D convolution over three concatenated time taps: `conv3d`
+is 3 to 7 times slower at small channel counts. On a GPU it runs as `conv3d` in channels_last_3d, which
+is the same memory seen in another shape. A test holds every path to diffusers' own decode.
+
+Source: diffusers 0.42.1, `autoencoder_kl_wan.py` (`WanDecoder3d`, `WanResample`, `AutoencoderKLWan._decode`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
+
+from anime_studio.core.errors import CheckpointError
+
+Frames = torch.Tensor
+"""(frames, channels, height, width), channels last in memory."""
+Step = Callable[[Frames], Frames]
+
+_NORM_EPSILON = 1e-12  # of `F.normalize`, which `WanRMS_norm` calls
+
+
+class StreamingDecoder:
+    """Decodes one clip after another with the VAE it was made from; not for two threads at once."""
+
+    def __init__(self, vae: Any) -> None:
+        """Args: vae: `AutoencoderKLWan`, on its device, in its final dtype.
+
+        Raises:
+            CheckpointError: The decoder is of another kind than Wan 2.1's.
+        """
+        if getattr(vae.config, "is_residual", False):
+            raise CheckpointError("vae/config.json: a residual decoder (Wan 2.2) is not supported")
+        self._config = vae.config
+        self._dtype: torch.dtype = vae.dtype
+        self._causal: list[_CausalConv] = []
+        self._steps = self._build(vae)
+        mean = torch.tensor(vae.config.latents_mean, device=vae.device, dtype=self._dtype)
+        std = torch.tensor(vae.config.latents_std, device=vae.device, dtype=self._dtype)
+        self._mean, self._std = mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
+
+    @torch.inference_mode()
+    def decode(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield groups of frames, 1 for the first latent frame and 4 for each further one.
+
+        Args:
+            latents: (1, z, latent frames, height / 8, width / 8), normalised as the denoiser gives them.
+
+        Yields:
+            Frames: (n, 3, height, width) in [-1, 1], in the VAE's dtype.
+        """
+        for conv in self._causal:
+            conv.forget()
+        frames = latents[0].permute(1, 0, 2, 3).to(self._dtype)
+        # WanPipeline divides by 1/std; so do we, to its last bit.
+        frames = frames / (1.0 / self._std) + self._mean
+        for frame in torch.split(frames, 1):
+            x = frame.contiguous(memory_format=torch.channels_last)
+            for step in self._steps:
+                x = step(x)
+            yield _unpatchify(x, self._config.patch_size).clamp_(-1.0, 1.0)
+
+    def _build(self, vae: Any) -> list[Step]:
+        decoder = vae.decoder
+        steps: list[Step] = [self._conv(vae.post_quant_conv), self._conv(decoder.conv_in)]
+        middle = decoder.mid_block
+        steps.append(self._residual(middle.resnets[0]))
+        for attention, resnet in zip(middle.attentions, middle.resnets[1:], strict=True):
+            if attention is not None:
+                steps.append(_attention(attention))
+            steps.append(self._residual(resnet))
+        for block in decoder.up_blocks:
+            steps.extend(self._residual(resnet) for resnet in block.resnets)
+            if block.upsamplers is not None:
+                steps.extend(self._upsample(block.upsamplers[0]))
+        return [*steps, _norm_silu(decoder.norm_out), self._conv(decoder.conv_out)]
+
+    def _conv(self, module: Any) -> Step:
+        conv = _CausalConv(module)
+        self._causal.append(conv)
+        return conv
+
+    def _residual(self, block: Any) -> Step:
+        norm1, conv1 = _norm_silu(block.norm1), self._conv(block.conv1)
+        norm2, conv2 = _norm_silu(block.norm2), self._conv(block.conv2)
+        shortcut = (
+            None if isinstance(block.conv_shortcut, torch.nn.Identity) else self._conv(block.conv_shortcut)
+        )
+
+        def step(x: Frames) -> Frames:
+            carried = x if shortcut is None else shortcut(x)
+            return conv2(norm2(conv1(norm1(x)))).add_(carried)
+
+        return step
+
+    def _upsample(self, resample: Any) -> list[Step]:
+        spatial = resample.resample[1]
+        weight = spatial.weight.data.contiguous(memory_format=torch.channels_last)
+
+        def enlarge(x: Frames) -> Frames:
+            # nearest-exact at exactly 2x repeats each pixel; diffusers does it in float32, which changes nothing.
+            doubled = F.interpolate(x, scale_factor=2.0, mode="nearest-exact")
+            return F.conv2d(doubled, weight, spatial.bias, padding=1)
+
+        if resample.mode != "upsample3d":
+            return [enlarge]
+        doubling = _TimeDoubling(_CausalConv(resample.time_conv))
+        self._causal.append(doubling)
+        return [doubling, enlarge]
+
+
+class _CausalConv:
+    """A convolution that sees the present and the two frames before it; zeros before the first."""
+
+    def __init__(self, module: Any) -> None:
+        weight: torch.Tensor = module.weight.data
+        self._taps = weight.shape[2]
+        self._padding = (module._padding[2], module._padding[0])
+        self._bias = module.bias.data
+        self._flat = weight.device.type == "cpu" or self._taps == 1
+        if self._flat:
+            stacked = torch.cat(weight.unbind(2), dim=1)
+            self._weight = stacked.contiguous(memory_format=torch.channels_last)
+        else:
+            self._weight = weight.contiguous(memory_format=torch.channels_last_3d)
+        self._past: Frames | None = None
+
+    def forget(self) -> None:
+        self._past = None
+
+    def __call__(self, x: Frames) -> Frames:
+        if self._taps == 1:
+            return F.conv2d(x, self._weight, self._bias, padding=self._padding)
+        if self._past is None:
+            self._past = x.new_zeros((self._taps - 1, *x.shape[1:])).contiguous(
+                memory_format=torch.channels_last
+            )
+        seen = torch.cat([self._past, x])
+        self._past = seen[-(self._taps - 1) :]
+        if self._flat:
+            count = x.shape[0]
+            taps = torch.cat([seen[tap : tap + count] for tap in range(self._taps)], dim=1)
+            return F.conv2d(taps, self._weight, self._bias, padding=self._padding)
+        clip = seen.permute(1, 0, 2, 3)[None]
+        out = F.conv3d(clip, self._weight, self._bias, padding=(0, *self._padding))
+        return out[0].permute(1, 0, 2, 3)
+
+
+class _TimeDoubling(_CausalConv):
+    """Makes two frames of each, except of the clip's first frame, which stays one and is not remembered."""
+
+    def __init__(self, conv: _CausalConv) -> None:
+        self.__dict__.update(conv.__dict__)
+        self._first = True
+
+    def forget(self) -> None:
+        super().forget()
+        self._first = True
+
+    def __call__(self, x: Frames) -> Frames:
+        if self._first:
+            self._first = False
+            return x
+        pairs = super().__call__(x)
+        count, channels, height, width = x.shape
+        split = pairs.reshape(count, 2, channels, height, width).reshape(2 * count, channels, height, width)
+        return split.contiguous(memory_format=torch.channels_last)
+
+
+def _norm_silu(norm: Any) -> Step:
+    gain = (norm.gamma.data.flatten() * norm.scale).view(1, -1, 1, 1)
+
+    def step(x: Frames) -> Frames:
+        return F.silu(_normalise(x, gain), inplace=True)
+
+    return step
+
+
+def _normalise(x: Frames, gain: torch.Tensor) -> Frames:
+    wide = x if x.dtype is torch.float32 else x.float()
+    length = torch.linalg.vector_norm(wide, dim=1, keepdim=True).clamp_min_(_NORM_EPSILON)
+    scaled: Frames = wide * (gain / length)
+    return scaled.to(x.dtype)
+
+
+def _attention(block: Any) -> Step:
+    gain = (block.norm.gamma.data.flatten() * block.norm.scale).view(1, -1, 1, 1)
+
+    def step(x: Frames) -> Frames:
+        count, channels, height, width = x.shape
+        qkv = block.to_qkv(_normalise(x, gain)).flatten(2).transpose(1, 2)[:, None]
+        query, key, value = qkv.chunk(3, dim=-1)
+        attended = F.scaled_dot_product_attention(query, key, value)[:, 0]
+        planes = attended.transpose(1, 2).reshape(count, channels, height, width)
+        mixed: Frames = block.proj(planes)
+        return mixed.add_(x).contiguous(memory_format=torch.channels_last)
+
+    return step
+
+
+def _unpatchify(x: Frames, patch_size: int | None) -> Frames:
+    if patch_size is None or patch_size == 1:
+        return x.contiguous()
+    count, packed, height, width = x.shape
+    channels = packed // patch_size**2
+    # The order within a packed channel is (channel, column, row): `unpatchify` in autoencoder_kl_wan.py.
+    tiles = x.reshape(count, channels, patch_size, patch_size, height, width)
+    return tiles.permute(0, 1, 4, 3, 5, 2).reshape(count, channels, height * patch_size, width * patch_size)

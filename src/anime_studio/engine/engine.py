@@ -1,0 +1,202 @@
+"""The engine: one loaded checkpoint that draws clips under its recipe.
+
+text -> denoise -> decode, frames going to the encoder as they leave the VAE. It reports each real
+step; the report raises to stop it. It knows nothing of jobs, stores or HTTP.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from anime_studio.core.errors import AnimeStudioError, BadFramesError, EngineError, OutOfMemoryError
+from anime_studio.core.jobs import RenderedClip, Report
+from anime_studio.core.recipes import Recipe
+from anime_studio.engine.decoding import StreamingDecoder
+from anime_studio.engine.loading import Components, latent_shape, load_components
+from anime_studio.engine.sampling import guided, sampler_for, seeded_noise
+from anime_studio.engine.text import PromptEncoder
+from anime_studio.engine.video import VideoWriter
+from common.schemas import ClipSpec, Stage, StartKind
+
+FLAT_STD = 1.5
+"""A frame whose pixels spread less than this (of 255) shows nothing: black, grey or one colour."""
+
+
+class Engine:
+    """Draws clips; one at a time. Satisfies `core.jobs.Renderer`."""
+
+    def __init__(
+        self, components: Components, recipe: Recipe, *, revision: str, cache_dir: Path | None = None
+    ) -> None:
+        self.start_kind = StartKind.COLD
+        self.recipe = recipe
+        self.components = components
+        self._text = PromptEncoder(
+            components.tokenizer,
+            components.text_encoder,
+            max_sequence_length=recipe.max_sequence_length,
+            revision=f"{recipe.name}@{revision}",
+            cache_dir=cache_dir,
+        )
+        self._decoder = StreamingDecoder(components.vae)
+
+    def render(self, spec: ClipSpec, folder: Path, report: Report) -> RenderedClip:
+        """Draw *spec* into `clip.mp4` and `poster.jpg` in *folder*.
+
+        Raises:
+            JobStoppedError: Raised by *report* and passed through; no file is left.
+            BadFramesError: The frames are NaN or show nothing; no file is left.
+            OutOfMemoryError, DiskFullError, EngineError: See their docstrings.
+        """
+        video, poster = folder / "clip.mp4", folder / "poster.jpg"
+        with _engine_errors():
+            begun = time.perf_counter()
+            report(Stage.TEXT)
+            embeddings, negative = self.embed(spec)
+            embedded = time.perf_counter()
+            latents = self.denoise(spec, embeddings, negative, report)
+            denoised = time.perf_counter()
+            self._write(spec, latents, video, poster, report)
+            decoded = time.perf_counter()
+        return RenderedClip(
+            video=video,
+            poster=poster,
+            width=spec.width,
+            height=spec.height,
+            num_frames=spec.num_frames,
+            fps=spec.fps,
+            text_s=embedded - begun,
+            denoise_s=denoised - embedded,
+            decode_s=decoded - denoised,
+        )
+
+    def embed(self, spec: ClipSpec) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the embeddings of prompt and, with guidance, negative prompt: (1, tokens, text_dim) each."""
+        embeddings = self._text.encode(spec.prompt_used)
+        if spec.guidance_scale is None:
+            return embeddings, None
+        return embeddings, self._text.encode(spec.negative_prompt or "")
+
+    @torch.inference_mode()
+    def denoise(
+        self, spec: ClipSpec, embeddings: torch.Tensor, negative: torch.Tensor | None, report: Report
+    ) -> torch.Tensor:
+        """Return the clip's latents: float32 (1, z, latent frames, height / 8, width / 8).
+
+        Raises:
+            BadFramesError: The denoiser gave NaN or infinity.
+        """
+        shape = latent_shape(self.components, spec.num_frames, spec.native_height, spec.native_width)
+        noise, generator = seeded_noise(shape, spec.seed)
+        velocity = guided(self.components.transformer, embeddings, negative, spec.guidance_scale)
+        steps = sampler_for(self.recipe, spec.num_inference_steps, self.components.scheduler_config)
+        report(Stage.DENOISE, 0, spec.num_inference_steps)
+        latents = noise.to(self.components.device)
+        for done, latents in enumerate(steps(latents, velocity, generator), start=1):  # noqa: B007, B020
+            report(Stage.DENOISE, done, spec.num_inference_steps)
+        if not bool(torch.isfinite(latents).all()):
+            raise BadFramesError(f"the denoiser gave NaN or infinity for seed {spec.seed}; try another seed")
+        return latents
+
+    @torch.inference_mode()
+    def frames(self, latents: torch.Tensor) -> Iterator[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]:
+        """Yield groups of frames as the VAE draws them: uint8 (n, height, width, 3), RGB.
+
+        Raises:
+            BadFramesError: Frames hold NaN or infinity.
+        """
+        for group in self._decoder.decode(latents):
+            if not bool(torch.isfinite(group).all()):
+                raise BadFramesError("the VAE gave NaN or infinity; the checkpoint or device is at fault")
+            levels = group.float().add_(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+            yield levels.permute(0, 2, 3, 1).cpu().numpy()
+
+    def warm_up(self) -> None:
+        """Draw a throw-away pass at each size, so that no clip pays for first use.
+
+        On a GPU at the recipe's full length, since kernels are chosen by shape; on a CPU the shortest clip.
+        """
+        num_frames = (
+            self.recipe.max_frames if self.components.device.type == "cuda" else self.recipe.min_frames
+        )
+        embeddings = self._text.encode("warm up")
+        velocity = guided(self.components.transformer, embeddings, None, None)
+        for width, height in self.recipe.native_sizes.values():
+            noise, _ = seeded_noise(latent_shape(self.components, num_frames, height, width), 0)
+            latents = noise.to(self.components.device)
+            with torch.inference_mode(), _engine_errors():
+                velocity(latents, torch.tensor(500, device=latents.device))
+                for _ in self._decoder.decode(latents):
+                    pass
+
+    def _write(
+        self, spec: ClipSpec, latents: torch.Tensor, video: Path, poster: Path, report: Report
+    ) -> None:
+        writer = VideoWriter(
+            video,
+            poster,
+            size=(spec.width, spec.height),
+            fps=spec.fps,
+            num_frames=spec.num_frames,
+            metadata=f"anime-studio recipe={spec.recipe} revision={spec.model_revision} seed={spec.seed}",
+        )
+        drawn, shows_something = 0, False
+        report(Stage.DECODE, 0, spec.num_frames)
+        with writer:
+            for group in self.frames(latents):
+                writer.write(group)
+                shows_something = shows_something or _shows_something(group)
+                drawn += len(group)
+                report(Stage.DECODE, drawn, spec.num_frames)
+            if not shows_something:
+                raise BadFramesError(f"every frame is of one colour for seed {spec.seed}; try another seed")
+
+
+def load_engine(
+    recipe: Recipe, folder: Path, *, device: str = "auto", cache_dir: Path | None = None
+) -> Engine:
+    """Load the checkpoint in *folder* for *recipe*.
+
+    Args:
+        recipe: How it is sampled.
+        folder: A checkpoint in diffusers' layout; for a fetched one its name is the revision.
+        device: `cpu`, `cuda`, or `auto` for a GPU when there is one.
+        cache_dir: Where prompt embeddings are kept between runs.
+
+    Raises:
+        CheckpointError: A file is wrong; the detail names it.
+        OutOfMemoryError: It does not fit.
+        EngineError: The device is not there.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise EngineError("device is set to cuda, but torch sees no GPU; set ANIME_STUDIO_DEVICE=cpu or auto")
+    with _engine_errors():
+        components = load_components(folder, torch.device(device))
+        return Engine(components, recipe, revision=folder.name, cache_dir=cache_dir)
+
+
+def _shows_something(group: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bool:
+    return any(float(frame.std(axis=(0, 1)).max()) >= FLAT_STD for frame in group)
+
+
+@contextlib.contextmanager
+def _engine_errors() -> Iterator[None]:
+    try:
+        yield
+    except AnimeStudioError:
+        raise
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise OutOfMemoryError(f"the GPU ran out of memory: {error}") from error
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "not enough memory" in str(error):
+            raise OutOfMemoryError(f"this machine ran out of memory: {error}") from error
+        raise EngineError(f"the model failed: {error}") from error

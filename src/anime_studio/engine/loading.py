@@ -1,0 +1,241 @@
+"""Read a checkpoint folder in diffusers' layout, or refuse it by the name of the file that is wrong.
+
+Every weight file is checked before anything runs: present, whole, and holding exactly the tensors
+that the component's configuration asks for. `from_pretrained` alone would warn and fill what is
+missing with random numbers; a clip drawn on those must never be served.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers.utils import logging as diffusers_logging
+from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
+from transformers.utils import logging as transformers_logging
+
+from anime_studio.core.errors import CheckpointError, OutOfMemoryError
+
+_CLASSES = {
+    "text_encoder": "UMT5EncoderModel",
+    "transformer": "WanTransformer3DModel",
+    "vae": "AutoencoderKLWan",
+}
+_WEIGHTS = {
+    "text_encoder": "model.safetensors",
+    "transformer": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+}
+_TIED = frozenset({"shared.weight", "encoder.embed_tokens.weight"})
+"""Two names of one matrix in UMT5; a file holds either or both."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Components:
+    """The four loaded parts of a Wan pipeline, on one device.
+
+    Attributes:
+        tokenizer: A transformers tokenizer.
+        text_encoder: UMT5 encoder.
+        transformer: The denoiser.
+        vae: The autoencoder; only its decoder is used.
+        scheduler_config: The checkpoint's own scheduler settings.
+        device: Where all of them live.
+        dtype: Of text encoder, denoiser and VAE: float32 on a CPU, bfloat16 on a GPU.
+    """
+
+    tokenizer: Any
+    text_encoder: Any
+    transformer: Any
+    vae: Any
+    scheduler_config: Mapping[str, Any]
+    device: torch.device
+    dtype: torch.dtype
+
+
+def load_components(folder: Path, device: torch.device) -> Components:
+    """Load and check every component of *folder* onto *device*.
+
+    Raises:
+        CheckpointError: A file is missing, unreadable, truncated, of another architecture, or holds
+            missing, unexpected or misshapen weights; the detail names the file.
+        OutOfMemoryError: The device cannot hold it.
+    """
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    _check_index(folder)
+    for name in _CLASSES:
+        check_weights(folder / name, _WEIGHTS[name], _expected_shapes(name, _config(folder / name)))
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    options = {"local_files_only": True, "torch_dtype": dtype, "low_cpu_mem_usage": True}
+    try:
+        return Components(
+            tokenizer=_load_tokenizer(folder / "tokenizer"),
+            text_encoder=_load_text_encoder(folder / "text_encoder", dtype).to(device),
+            transformer=WanTransformer3DModel.from_pretrained(folder / "transformer", **options)
+            .eval()
+            .to(device),
+            vae=AutoencoderKLWan.from_pretrained(folder / "vae", **options).eval().to(device),
+            scheduler_config=_read_json(folder / "scheduler" / "scheduler_config.json"),
+            device=device,
+            dtype=dtype,
+        )
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(f"{device} has no room for the checkpoint {folder}: {error}") from error
+
+
+def check_weights(folder: Path, file_name: str, expected: Shapes) -> None:
+    """Check the safetensors of one component against the tensors its configuration asks for.
+
+    Args:
+        folder: The component's folder.
+        file_name: Its weight file, or, with `.index.json` added, the index of its shards.
+        expected: Name and shape of every tensor.
+
+    Raises:
+        CheckpointError: See `load_components`.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    where: dict[str, Path] = {}
+    for path in _weight_files(folder, file_name):
+        for name, shape in read_header(path).items():
+            found[name], where[name] = shape, path
+    missing = {
+        name for name in expected.keys() - found.keys() if not (name in _TIED and found.keys() & _TIED)
+    }
+    if missing:
+        raise CheckpointError(
+            f"{folder / file_name} lacks {len(missing)} weights, the first is {min(missing)}"
+        )
+    if unexpected := found.keys() - expected.keys():
+        name = min(unexpected)
+        raise CheckpointError(
+            f"{where[name]} holds {len(unexpected)} weights of another model, the first is {name}"
+        )
+    for name, shape in found.items():
+        if shape != expected[name]:
+            raise CheckpointError(
+                f"{where[name]}: weight {name} has shape {list(shape)}, the configuration asks for {list(expected[name])}"
+            )
+
+
+def read_header(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return name and shape of every tensor in a safetensors file, having checked that it is whole.
+
+    Source: the format's page (safetensors README): 8 bytes of header length, JSON, then the data,
+    whose end every header states.
+
+    Raises:
+        CheckpointError: The file is missing, unreadable, truncated or too long.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > size - 8:
+                raise CheckpointError(f"{path} is truncated: its header alone is longer than the file")
+            header: dict[str, Any] = json.loads(file.read(length))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except (OSError, struct.error, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
+    header.pop("__metadata__", None)
+    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if size != 8 + length + end:
+        state = "truncated" if size < 8 + length + end else "longer than its header says"
+        raise CheckpointError(f"{path} is {state}: {size} bytes, expected {8 + length + end}")
+    return {name: tuple(entry["shape"]) for name, entry in header.items()}
+
+
+def _weight_files(folder: Path, file_name: str) -> list[Path]:
+    index = folder / f"{file_name}.index.json"
+    if not index.exists():
+        return [folder / file_name]
+    names = set(_read_json(index).get("weight_map", {}).values())
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise CheckpointError(f"{index} does not name the shards of this folder")
+    return [folder / name for name in sorted(names)]
+
+
+def _check_index(folder: Path) -> None:
+    path = folder / "model_index.json"
+    index = _read_json(path)
+    if index.get("_class_name") != "WanPipeline":
+        raise CheckpointError(f"{path} describes a {index.get('_class_name')}, not a WanPipeline")
+    for name, expected in _CLASSES.items():
+        entry = index.get(name)
+        given = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+        if given != expected:
+            raise CheckpointError(f"{path}: {name} is a {given}, not a {expected}")
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    return _read_json(folder / "config.json")
+
+
+def _expected_shapes(name: str, config: Mapping[str, Any]) -> Shapes:
+    try:
+        with torch.device("meta"):
+            model: torch.nn.Module
+            if name == "text_encoder":
+                model = UMT5EncoderModel(UMT5Config.from_dict(dict(config)))
+            else:
+                cls = WanTransformer3DModel if name == "transformer" else AutoencoderKLWan
+                model = cls.from_config(dict(config))
+    except (TypeError, ValueError, KeyError, ZeroDivisionError, RuntimeError) as error:
+        raise CheckpointError(f"{name}/config.json does not describe a {_CLASSES[name]}: {error}") from error
+    return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder} does not hold a tokenizer: {error}") from error
+    except Exception as error:  # the tokenizers library raises bare Exception on a damaged tokenizer.json
+        raise CheckpointError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from error
+
+
+def _load_text_encoder(folder: Path, dtype: torch.dtype) -> Any:
+    return UMT5EncoderModel.from_pretrained(folder, local_files_only=True, dtype=dtype).eval()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is not a JSON object")
+    return content
+
+
+def latent_shape(components: Components, num_frames: int, height: int, width: int) -> tuple[int, ...]:
+    """Return (1, channels, latent frames, latent height, latent width) of a clip.
+
+    Raises:
+        CheckpointError: The size is not a multiple of what this checkpoint folds.
+    """
+    config = components.vae.config
+    spatial = config.scale_factor_spatial
+    _, patch_h, patch_w = components.transformer.config.patch_size
+    if height % (spatial * patch_h) or width % (spatial * patch_w):
+        raise CheckpointError(
+            f"{width}x{height} is not a multiple of {spatial * patch_w}x{spatial * patch_h}, which this checkpoint folds"
+        )
+    frames = math.ceil((num_frames - 1) / config.scale_factor_temporal) + 1
+    channels = components.transformer.config.in_channels
+    return (1, channels, frames, height // spatial, width // spatial)
