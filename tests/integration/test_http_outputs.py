@@ -1,0 +1,453 @@
+"""`/outputs` over a real socket: what a player may do with a signed link, and what nobody may."""
+
+import io
+import json
+import re
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import av
+import httpx
+import pytest
+import structlog
+
+from anime_studio.settings import Settings
+from anime_studio.telemetry import configure_logging
+from common.schemas import Clip, Job, Problem
+from support.stage import NEW_KEY, OLD_KEY, Stage, until
+
+EVERY_HEADER_BUT_THESE = {"date", "x-request-id", "server"}
+
+
+def make_clip(stage: Stage, http: httpx.Client, seed: int = 1) -> tuple[Job, Clip]:
+    job_id = http.post(
+        "/generate", json={"prompt": "a fox", "seed": seed}, headers={"Prefer": "respond-async"}
+    ).json()["job_id"]
+    stage.draw_next()
+    return read(http, job_id)
+
+
+def read(http: httpx.Client, job_id: str) -> tuple[Job, Clip]:
+    job = Job.model_validate(http.get(f"/jobs/{job_id}").json())
+    assert job.clip is not None
+    return job, job.clip
+
+
+def local(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.path}?{parts.query}"
+
+
+def changed(url: str, **changes: str | None) -> str:
+    query = dict(parse_qsl(urlsplit(url).query)) | changes
+    return f"{urlsplit(url).path}?{urlencode({name: value for name, value in query.items() if value is not None})}"
+
+
+def code_of(answer: httpx.Response) -> tuple[int, str]:
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert answer.headers["cache-control"] == "no-store"
+    return answer.status_code, Problem.model_validate(answer.json()).code
+
+
+@pytest.fixture
+def clip(stage: Stage, http: httpx.Client) -> Clip:
+    return make_clip(stage, http)[1]
+
+
+@pytest.fixture
+def film(http: httpx.Client, clip: Clip) -> bytes:
+    return http.get(clip.url).content
+
+
+class TestBytes:
+    def test_a_whole_clip_plays(self, http, clip):
+        answer = http.get(clip.url)
+
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == "video/mp4"
+        assert answer.headers["etag"] == f'"{clip.sha256}"'
+        assert int(answer.headers["content-length"]) == clip.size_bytes == len(answer.content)
+        assert answer.content.index(b"moov") < answer.content.index(b"mdat")
+        with av.open(io.BytesIO(answer.content)) as container:
+            assert sum(1 for _ in container.decode(video=0)) == clip.num_frames
+
+    def test_a_player_plays_it_from_its_url(self, clip):
+        with av.open(clip.url) as container:  # FFmpeg's own HTTP client, seeking by Range
+            container.seek(500_000)
+            assert next(container.decode(video=0)).width == clip.width
+
+    def test_the_poster_is_signed_alike(self, http, clip):
+        answer = http.get(clip.poster_url)
+
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
+        assert answer.content[:2] == b"\xff\xd8"
+        assert http.get(changed(clip.url).replace("?", "/poster?")).status_code == 403
+
+    @pytest.mark.parametrize("headers", [{}, {"Range": "bytes=10-19"}, {"Range": "bytes=999999999-"}])
+    def test_head_is_get_without_the_body(self, http, clip, headers):
+        got, headed = http.get(clip.url, headers=headers), http.head(clip.url, headers=headers)
+
+        def shown(answer: httpx.Response) -> dict[str, str]:
+            return {k: v for k, v in answer.headers.items() if k not in EVERY_HEADER_BUT_THESE}
+
+        assert (headed.status_code, headed.content) == (got.status_code, b"")
+        if got.status_code != 416:
+            assert shown(headed) == shown(got)
+
+    def test_headers_for_browsers_and_caches(self, http, clip):
+        headers = http.get(clip.url).headers
+
+        assert headers["accept-ranges"] == "bytes"
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert headers["access-control-allow-origin"] == "*"
+        assert {"content-range", "content-length"} <= set(
+            headers["access-control-expose-headers"].lower().split(", ")
+        )
+        cache = re.fullmatch(r"private, max-age=(\d+), immutable", headers["cache-control"])
+        assert cache
+        assert 0 < int(cache[1]) <= 900
+        assert headers["content-disposition"] == f'inline; filename="{clip.clip_id}.mp4"'
+
+    def test_a_copy_may_not_outlive_its_link(self, stage, http, clip):
+        stage.clock.ahead += timedelta(seconds=890)
+
+        assert int(http.get(clip.url).headers["cache-control"].split("max-age=")[1].split(",")[0]) <= 10
+
+    def test_a_download_is_signed_as_one(self, stage, http, clip):
+        assert code_of(http.get(changed(clip.url, dl="1"))) == (403, "url_invalid")
+
+        from anime_studio.core.jobs import Asset
+        from anime_studio.core.signing import UrlSigner
+
+        link = UrlSigner([OLD_KEY]).sign(clip.clip_id, Asset.VIDEO, clip.expires_at, download=True)
+        answer = http.get(link)
+        assert answer.headers["content-disposition"] == f'attachment; filename="{clip.clip_id}.mp4"'
+        assert code_of(http.get(changed(link, dl=None))) == (403, "url_invalid")
+
+    def test_a_preflight_is_the_same_for_every_id(self, http, clip):
+        asked = {"Origin": "https://x.example", "Access-Control-Request-Method": "GET"}
+        known = http.options(f"/outputs/{clip.clip_id}", headers=asked)
+        unknown = http.options("/outputs/c_" + "0" * 32, headers=asked)
+
+        assert known.status_code == unknown.status_code == 204
+        assert known.headers["access-control-allow-methods"] == "GET, HEAD"
+        assert "Range" in known.headers["access-control-allow-headers"]
+        assert {k: v for k, v in known.headers.items() if k not in EVERY_HEADER_BUT_THESE} == {
+            k: v for k, v in unknown.headers.items() if k not in EVERY_HEADER_BUT_THESE
+        }
+
+
+class TestRanges:
+    @pytest.mark.parametrize(
+        ("asked", "first", "last"),
+        [
+            ("bytes=0-0", 0, 0),
+            ("bytes=10-19", 10, 19),
+            ("bytes=10-", 10, None),
+            ("bytes=-5", -5, None),
+            ("bytes=-999999999", 0, None),
+            ("bytes=5-999999999", 5, None),
+            ("Bytes=3-9", 3, 9),
+            ("bytes=0-4,999999999-", 0, 4),
+        ],
+    )
+    def test_one_range_is_206(self, http, clip, film, asked, first, last):
+        answer = http.get(clip.url, headers={"Range": asked})
+
+        size = len(film)
+        first = size + first if first < 0 else first
+        last = size - 1 if last is None else last
+        assert answer.status_code == 206
+        assert answer.headers["content-range"] == f"bytes {first}-{last}/{size}"
+        assert answer.content == film[first : last + 1]
+        assert int(answer.headers["content-length"]) == last + 1 - first
+        assert answer.headers["etag"] == f'"{clip.sha256}"'
+
+    def test_several_ranges_are_multipart(self, http, clip, film):
+        answer = http.get(clip.url, headers={"Range": "bytes=0-3,10-13"})
+
+        assert answer.status_code == 206
+        assert answer.headers["content-type"].startswith("multipart/byteranges; boundary=")
+        parts = answer.content.split(b"--" + answer.headers["content-type"].split("=")[1].encode())
+        bodies = [part.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n") for part in parts[1:-1]]
+        assert bodies == [film[0:4], film[10:14]]
+
+    @pytest.mark.parametrize("asked", ["bytes=999999999-", "bytes=-0", "bytes=999999999-,888888888-"])
+    def test_none_within_the_file_is_416(self, http, clip, asked):
+        answer = http.get(clip.url, headers={"Range": asked})
+
+        assert code_of(answer) == (416, "range_not_satisfiable")
+        assert answer.headers["content-range"] == f"bytes */{clip.size_bytes}"
+
+    @pytest.mark.parametrize(
+        "asked",
+        [
+            "bytes=9-3",
+            "bytes=-",
+            "bytes=",
+            "bytes",
+            "bytes=a-b",
+            "items=0-3",
+            "bytes=0-3;1-2",
+            "bytes=+1-3",
+            "bytes=1_0-20",
+        ],
+    )
+    def test_what_is_no_range_is_ignored(self, http, clip, film, asked):
+        answer = http.get(clip.url, headers={"Range": asked})
+
+        assert (answer.status_code, answer.content) == (200, film)
+
+    def test_a_thousand_ranges_get_the_whole_file(self, http, clip, film):
+        many = ",".join(f"{at}-{at}" for at in range(0, 2000, 2))
+        answer = http.get(clip.url, headers={"Range": f"bytes={many}"})
+
+        assert (answer.status_code, answer.content) == (200, film)
+
+    @pytest.mark.parametrize(
+        ("if_range", "status"),
+        [("this", 206), ('"another"', 200), ("W/this", 200), ("Wed, 21 Oct 2015 07:28:00 GMT", 200)],
+    )
+    def test_if_range_resumes_the_same_bytes_only(self, http, clip, if_range, status):
+        if_range = if_range.replace("this", f'"{clip.sha256}"')
+        answer = http.get(clip.url, headers={"Range": "bytes=0-3", "If-Range": if_range})
+
+        assert answer.status_code == status
+
+    def test_a_range_past_the_end_counts_only_if_the_bytes_are_the_same(self, http, clip):
+        answer = http.get(clip.url, headers={"Range": "bytes=999999999-", "If-Range": '"another"'})
+
+        assert answer.status_code == 200
+
+    @pytest.mark.parametrize("etag", ["this", "W/this", '"another", this', "*"])
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    def test_a_copy_that_is_still_right_is_304(self, http, clip, etag, method):
+        answer = http.request(
+            method, clip.url, headers={"If-None-Match": etag.replace("this", f'"{clip.sha256}"')}
+        )
+
+        assert (answer.status_code, answer.content) == (304, b"")
+        assert answer.headers["etag"] == f'"{clip.sha256}"'
+        assert "cache-control" in answer.headers
+
+    def test_another_copy_is_not_304(self, http, clip):
+        assert http.get(clip.url, headers={"If-None-Match": '"another"'}).status_code == 200
+
+
+class TestExpiry:
+    @pytest.mark.parametrize(("early_s", "status"), [(2, 200), (-1, 403)])
+    def test_the_link_dies_when_it_says(self, stage, http, clip, early_s, status):
+        stage.clock.ahead += clip.expires_at - stage.clock.now() - timedelta(seconds=early_s)
+
+        assert http.get(clip.url).status_code == status
+
+    def test_a_range_after_expiry_is_403_and_a_fresh_link_goes_on_byte_for_byte(self, stage, http):
+        job, clip = make_clip(stage, http)
+        whole = http.get(clip.url).content
+        begun = http.get(clip.url, headers={"Range": "bytes=0-999"}).content
+        stage.clock.ahead += timedelta(seconds=901)
+
+        late = http.get(clip.url, headers={"Range": "bytes=1000-", "If-Range": f'"{clip.sha256}"'})
+        assert code_of(late) == (403, "url_expired")
+        assert "GET /jobs/" in late.json()["detail"]
+
+        _, fresh = read(http, job.job_id)
+        rest = http.get(fresh.url, headers={"Range": "bytes=1000-", "If-Range": f'"{clip.sha256}"'})
+        assert rest.status_code == 206
+        assert begun + rest.content == whole
+
+    def test_keys_rotate_old_both_new(self, tmp_path):
+        stage = Stage(tmp_path)
+        with stage.serve() as http:
+            job, made_with_old = make_clip(stage, http)
+        stage.keys = [OLD_KEY, NEW_KEY]
+        with stage.serve() as http:
+            assert http.get(local(made_with_old.url)).status_code == 200
+            _, made_with_new = read(http, job.job_id)
+        stage.keys = [NEW_KEY]
+        with stage.serve() as http:
+            assert code_of(http.get(local(made_with_old.url))) == (403, "url_invalid")
+            assert http.get(local(made_with_new.url)).status_code == 200
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("changes", "answered"),
+        [
+            ({"signature": None}, (403, "url_invalid")),
+            ({"expires": None}, (403, "url_invalid")),
+            ({"signature": "A" * 42}, (400, "url_malformed")),
+            ({"signature": "A" * 44}, (400, "url_malformed")),
+            ({"signature": "A" * 42 + "="}, (400, "url_malformed")),
+            ({"signature": "A" * 43}, (403, "url_invalid")),
+            ({"expires": "-1"}, (400, "url_malformed")),
+            ({"expires": "1e9"}, (400, "url_malformed")),
+            ({"expires": "1795464900.5"}, (400, "url_malformed")),
+            ({"expires": str(2**63)}, (400, "url_malformed")),
+            ({"expires": "99999999999"}, (403, "url_invalid")),
+            ({"expires": "١٧٩٥٤٦٤٩٠٠"}, (400, "url_malformed")),
+            ({"dl": "2"}, (400, "url_malformed")),
+            ({"v": "1"}, (400, "url_malformed")),
+            ({"expires[]": "1"}, (400, "url_malformed")),
+        ],
+    )
+    def test_an_altered_link(self, http, clip, changes, answered):
+        assert code_of(http.get(changed(clip.url, **changes))) == answered
+
+    def test_upper_case_and_lower_case_signatures(self, http, clip):
+        signature = dict(parse_qsl(urlsplit(clip.url).query))["signature"]
+
+        for other in (signature.upper(), signature.lower(), signature.swapcase()):
+            assert code_of(http.get(changed(clip.url, signature=other))) == (403, "url_invalid")
+
+    @pytest.mark.parametrize("again", ["signature", "expires", "dl"])
+    def test_a_parameter_twice(self, http, clip, again):
+        query = urlsplit(clip.url).query
+        value = dict(parse_qsl(query)).get(again, "1")
+
+        answer = http.get(f"{urlsplit(clip.url).path}?{query}&{again}={value}&{again}={value}")
+        assert code_of(answer) == (400, "url_malformed")
+
+    def test_a_signature_opens_its_own_clip_only(self, stage, http, clip):
+        _, other = make_clip(stage, http, seed=2)
+
+        swapped = clip.url.replace(clip.clip_id, other.clip_id)
+        assert code_of(http.get(swapped)) == (403, "url_invalid")
+
+    def test_unsigned_callers_learn_nothing_of_ids(self, stage, http, clip):
+        def told(clip_id: str, query: str) -> tuple[int, str, str]:
+            answer = http.get(f"/outputs/{clip_id}?{query}")
+            return *code_of(answer), answer.json()["detail"]
+
+        for query in ("", "expires=1795464900", f"expires=1795464900&signature={'A' * 43}"):
+            assert told(clip.clip_id, query) == told("c_" + "0" * 32, query)
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "c_" + "A" * 32,
+            "c_" + "0" * 31,
+            "x",
+            "..%2f..%2fetc%2fpasswd",
+            "%2e%2e",
+            "c_" + "0" * 32 + "%0a",
+            "%00",
+        ],
+    )
+    def test_no_path_reaches_beyond_the_folder(self, http, path):
+        answer = http.get(f"/outputs/{path}?expires=1795464900&signature={'A' * 43}")
+
+        assert answer.status_code in (400, 404)
+        assert answer.headers["content-type"] == "application/problem+json"
+
+    def test_traversal_that_a_client_would_tidy_up(self, http):
+        with socket.create_connection((http.base_url.host, http.base_url.port or 80)) as raw:
+            raw.sendall(b"GET /outputs/../../etc/passwd HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            answer = b"".join(iter(lambda: raw.recv(65536), b""))
+
+        assert answer.startswith(b"HTTP/1.1 404")
+
+    def test_a_swept_clip_is_gone_for_those_who_hold_a_link_only(self, stage, http, clip):
+        for path in stage.clips._folder.iterdir():
+            path.unlink()
+
+        assert code_of(http.get(clip.url)) == (410, "clip_gone")
+        assert code_of(http.get(changed(clip.url, signature="A" * 43))) == (403, "url_invalid")
+
+    def test_a_truncated_file_is_never_served(self, stage, http, clip):
+        film = next(stage.clips._folder.glob("*.mp4"))
+        film.write_bytes(film.read_bytes()[:-1])
+
+        assert code_of(http.get(clip.url)) == (410, "clip_gone")
+
+
+class TestUnderWay:
+    def test_a_republish_during_a_slow_download_does_not_break_it(self, stage, http):
+        job, clip = make_clip(stage, http)
+        whole = http.get(clip.url).content
+        with http.stream("GET", clip.url) as slow:
+            chunks = slow.iter_bytes(1000)
+            got = next(chunks)
+            record = stage.store_record(job.job_id)
+            stage.publish(record)
+            stage.clips.remove_remains()
+            got += b"".join(chunks)
+
+        assert got == whole
+
+    def test_many_players_at_once(self, http, clip, film):
+        def play(at: int) -> bool:
+            first = (at * 97) % len(film)
+            part = http.get(clip.url, headers={"Range": f"bytes={first}-{first + 999}"})
+            return part.status_code == 206 and part.content == film[first : first + 1000]
+
+        with ThreadPoolExecutor(16) as pool:
+            assert all(pool.map(play, range(200)))
+
+    def test_a_link_works_as_soon_as_the_job_says_so(self, stage, http):
+        """The writer commits before the record: no reader may see a job whose clip is not there."""
+        with stage.worker(), ThreadPoolExecutor(4) as pool:
+            answers = list(
+                pool.map(lambda seed: http.post("/generate", json={"prompt": "x", "seed": seed}), range(4))
+            )
+
+        clips = [Job.model_validate(answer.json()).clip for answer in answers]
+        assert all(clip is not None and http.get(clip.url).status_code == 200 for clip in clips)
+
+
+@pytest.fixture
+def captured_logs(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """All that this process logs, as a deployment would write it."""
+    import logging
+    import sys
+
+    root, written = logging.getLogger(), io.StringIO()
+    before = root.handlers[:], root.level
+    monkeypatch.setattr(sys, "stderr", written)
+    configure_logging(Settings(log_format="json"), component="server")
+    yield written
+    root.handlers[:], root.level = before
+    structlog.reset_defaults()
+
+
+class TestLogs:
+    def test_no_line_holds_a_signature(self, captured_logs, stage, http):
+        _, clip = make_clip(stage, http)
+        signature = dict(parse_qsl(urlsplit(clip.url).query))["signature"]
+        for url in (clip.url, clip.poster_url, changed(clip.url, expires="1"), changed(clip.url, dl="1")):
+            http.get(url, headers={"Range": "bytes=0-9"})
+        stage.clips.open = None  # type: ignore[method-assign, assignment]
+        assert http.get(clip.url).status_code == 500  # with a traceback in the log
+
+        text = captured_logs.getvalue()
+        assert "Traceback" in text
+        assert signature not in text
+        assert "signature=" not in text
+
+    def test_one_line_per_request_says_what_was_served(self, captured_logs, stage, http):
+        _, clip = make_clip(stage, http)
+        http.get(clip.url, headers={"Range": "bytes=0-9", "X-Request-ID": "obs.1"})
+
+        def told() -> list[dict[str, object]]:
+            lines = [json.loads(line) for line in captured_logs.getvalue().splitlines()]
+            return [line for line in lines if line.get("request_id") == "obs.1"]
+
+        (line,) = until(told)  # the line follows the answer
+        assert {
+            "event": "http.request", "method": "GET", "route": "/outputs/{clip_id}", "status": 206,
+            "bytes_sent": 10, "range": "bytes=0-9", "clip_id": clip.clip_id,
+        }.items() <= line.items()  # fmt: skip
+        assert 0 < line["expires_in_s"] <= 900
+        assert line["duration_s"] >= 0
+
+    def test_the_prompt_is_in_no_line(self, captured_logs, http):
+        http.post("/generate", json={"prompt": "my very secret prompt"}, headers={"Prefer": "respond-async"})
+        http.post("/generate", json={"prompt": "my very secret prompt", "seed": -1})
+
+        assert "http.request" in captured_logs.getvalue()
+        assert "secret" not in captured_logs.getvalue()
