@@ -39,6 +39,10 @@ def test_a_package_that_the_image_does_not_install(control_plane: ControlPlane, 
     deploy_tiny(control_plane, tmp_path, body.format("image"))
     with pytest.raises(ModuleNotFoundError, match="pydantic"):
         call(control_plane)
+    control_plane.settings.only_image_packages = False
+    assert call(control_plane) == "pydantic"
+    control_plane.settings.only_image_packages = True
+    control_plane.stop_container(control_plane.app("tiny").function("f").containers[-1])
     deploy_tiny(control_plane, tmp_path, body.format('image.pip_install("pydantic")'))
     assert call(control_plane) == "pydantic"
 
@@ -99,3 +103,52 @@ def web():
     deploy_tiny(control_plane, tmp_path, body)
     answer = httpx.get(control_plane.app("tiny").function("web").web_url, timeout=60)
     assert answer.status_code == 500 and "no keys" in answer.text
+
+
+def test_a_function_whose_containers_keep_dying_fails_in_the_end(control_plane: ControlPlane, tmp_path: Path):
+    body = """
+import os, signal
+@app.function(image=image)
+def f(): os.kill(os.getpid(), signal.SIGSEGV)
+"""
+    deploy_tiny(control_plane, tmp_path, body)
+    with pytest.raises(modal.exception.InternalFailure, match="kept dying"):
+        call(control_plane)
+    started = control_plane.app("tiny").function("f").containers
+    assert len(started) == 8 and {c.process.returncode for c in started} == {-11}
+
+
+def test_class_parameters_reach_the_container_and_dynamic_options_are_refused(
+    control_plane: ControlPlane, tmp_path: Path
+):
+    body = """
+@app.cls(image=image)
+class Worker:
+    recipe: str = modal.parameter()
+    @modal.method()
+    def run(self): return self.recipe
+"""
+    deploy_tiny(control_plane, tmp_path, body)
+    with control_plane.client():
+        worker = modal.Cls.from_name("tiny", "Worker")
+        assert worker(recipe="fast").run.remote() == "fast"
+        with pytest.raises(modal.exception.UnimplementedError, match="with_options"):
+            worker.with_options(timeout=5)(recipe="fast").run.remote()
+
+
+def test_a_container_that_starts_too_slowly_is_ended(control_plane: ControlPlane, tmp_path: Path):
+    body = """
+import time
+@app.cls(image=image, timeout=60, startup_timeout=2)
+class Worker:
+    @modal.enter()
+    def load(self): time.sleep(60)
+    @modal.method()
+    def run(self): return 1
+"""
+    deploy_tiny(control_plane, tmp_path, body)
+    with (
+        control_plane.client(),
+        pytest.raises(modal.exception.FunctionTimeoutError, match="startup timeout of 2s"),
+    ):
+        modal.Cls.from_name("tiny", "Worker")().run.remote()

@@ -41,7 +41,8 @@ Not emulated:
 - Volume background commits happen when a test says so; a Volume does not look empty during a reload; no inode,
   size, rate, backlog or payload limits; Dict entries expire only when a test says so.
 - Web: no WebSockets, no proxy auth, no web methods on classes, one loopback port per function instead of a label.
-- Queues, Sandboxes, NetworkFileSystems, bucket mounts, Servers, billing, metrics, `map` beyond its first answers.
+- `with_options` (refused), Queues, Sandboxes, NetworkFileSystems, bucket mounts, Servers, billing, metrics,
+  `map` beyond its first answers.
 """
 
 from .containers import Container

@@ -246,6 +246,8 @@ class Apps:
     async def FunctionBindParams(  # noqa: N802
         self, request: api_pb2.FunctionBindParamsRequest, caller: Caller
     ) -> api_pb2.FunctionBindParamsResponse:
+        if request.function_options.ListFields():
+            raise fault(Status.UNIMPLEMENTED, "the test control plane does not implement with_options")
         base = self.functions[request.function_id]
         bound = FunctionRecord(self._ids.new("fu"), base.app_id, web_url=base.web_url)
         bound.definition.CopyFrom(base.definition)

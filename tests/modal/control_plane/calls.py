@@ -16,7 +16,7 @@ from .apps import Apps
 from .ids import Ids
 
 Result = api_pb2.GenericResult
-MAX_DEATHS = 8  # containers that may die under one input; MAX_INTERNAL_FAILURE_COUNT in modal/_functions.py
+MAX_DEATHS = 8  # containers that may die under one input: MAX_INTERNAL_FAILURE_COUNT of modal/_functions.py
 STREAM_POLL_S = 5.0
 
 

@@ -44,6 +44,7 @@ class Container:
     volumes: dict[str, MountedVolume]
     process: subprocess.Popen[bytes]
     missing_packages: list[str] = field(default_factory=list)
+    started_at: float = field(default_factory=time.monotonic)
     restored_as: str = ""
     draining: bool = False
     asked_for_input: bool = False
@@ -109,13 +110,9 @@ class Containers:
         home = self.home / task_id
         wants_snapshot = self._launcher.settings.snapshots and function.definition.is_checkpointing_function
         checkpoint = self._ids.new("ch") if wants_snapshot and function_id not in self._restore_failed else ""
-        self._starting[function_id] += 1
-        try:
-            prepared = await asyncio.to_thread(
-                self._launcher.prepare, function, task_id, home, checkpoint_id=checkpoint
-            )
-        finally:
-            self._starting[function_id] -= 1
+        prepared = await asyncio.to_thread(
+            self._launcher.prepare, function, task_id, home, checkpoint_id=checkpoint
+        )
         process = _spawn(prepared.command, home / "log.txt")
         container = Container(task_id, function, home, prepared.volumes, process, prepared.missing_packages)
         self.all[task_id] = container
@@ -124,6 +121,7 @@ class Containers:
 
     async def _watch(self, container: Container) -> None:
         while container.alive:
+            self._enforce_startup_timeout(container)
             await self._enforce_timeout(container)
             await asyncio.sleep(0.05)
         if container.process.returncode == SNAPSHOT_RESTORE_FAILED:
@@ -132,6 +130,13 @@ class Containers:
             await self._report_failed_start(container)
         await self._calls.give_back(container.names)
         self._scale_up(container.function.function_id)
+
+    def _enforce_startup_timeout(self, container: Container) -> None:
+        limit_s = container.function.definition.startup_timeout_secs
+        if limit_s and not container.asked_for_input and time.monotonic() - container.started_at > limit_s:
+            text = f"container did not start within its startup timeout of {limit_s}s"
+            container.start_failure = Result(status=Result.GENERIC_STATUS_TIMEOUT, exception=text)
+            self.kill(container)
 
     async def _enforce_timeout(self, container: Container) -> None:
         limit_s = container.function.definition.timeout_secs
@@ -158,6 +163,7 @@ class Containers:
         have = len([c for c in self.live(function_id) if not c.draining]) + self._starting[function_id]
         limit = definition.autoscaler_settings.max_containers or DEFAULT_MAX_CONTAINERS
         if have < limit and have * (definition.max_concurrent_inputs or 1) < work:
+            self._starting[function_id] += 1
             self._background(self._start_for_inputs(function_id))
 
     async def _start_for_inputs(self, function_id: str) -> None:
@@ -168,6 +174,8 @@ class Containers:
             failure = Result(status=Result.GENERIC_STATUS_INIT_FAILURE, exception=text)
             await self._calls.fail_pending(function_id, failure)
             raise
+        finally:
+            self._starting[function_id] -= 1
 
     def _background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -30,7 +30,6 @@ class ImageChain:
     commands: list[str] = field(default_factory=list)
     context_files: dict[str, bytes] = field(default_factory=dict)
     copied: list[tuple[str, str]] = field(default_factory=list)
-    secret_ids: list[str] = field(default_factory=list)
 
     @property
     def env(self) -> dict[str, str]:
@@ -93,7 +92,6 @@ class Images:
         chain = self.chain(layer.base_images[0].image_id) if layer.base_images else ImageChain()
         chain.commands += [c for c in layer.dockerfile_commands if c != "FROM base"]
         chain.context_files.update({f.filename: f.data for f in layer.context_files})
-        chain.secret_ids += layer.secret_ids
         if layer.context_mount_id:
             copies = (re.match(r"COPY \. (\S+)$", c) for c in layer.dockerfile_commands)
             chain.copied += [(m[1], layer.context_mount_id) for m in copies if m]

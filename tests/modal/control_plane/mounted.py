@@ -43,7 +43,6 @@ class MountedVolume:
                 data = (self.folder / path).read_bytes()
                 self.volume.files[self._prefix + path] = VolumeFile(self._blobs.put(data), len(data))
         self._known = found
-        self.volume.commits += 1
 
     def reload(self, pid: int) -> None:
         """Replace the working copy by the committed state, unless process `pid` holds a file open in it."""

@@ -110,6 +110,7 @@ class ControlPlane:
         for task in leftover:
             task.cancel()
         await asyncio.gather(*leftover, return_exceptions=True)
+        await self._loop.shutdown_default_executor()  # a container may still be laying out its disk
 
     def _run(self, work: Coroutine[Any, Any, T], timeout_s: float = WAIT_S) -> T:
         future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)

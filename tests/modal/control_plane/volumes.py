@@ -38,7 +38,6 @@ class Volume:
     name: str
     version: "api_pb2.VolumeFsVersion.ValueType"
     files: dict[str, VolumeFile] = field(default_factory=dict)
-    commits: int = 0
 
 
 def clean(path: str) -> str:
