@@ -87,7 +87,8 @@ class PromptEncoder:
         device = next(self._text_encoder.parameters()).device
         mask = tokens.attention_mask.to(device)
         hidden: torch.Tensor = self._text_encoder(tokens.input_ids.to(device), mask).last_hidden_state
-        return hidden * mask[..., None].to(hidden.dtype)
+        embeddings: torch.Tensor = hidden * mask[..., None].to(hidden.dtype)
+        return embeddings
 
     def _key(self, prompt: str) -> str:
         dtype = next(self._text_encoder.parameters()).dtype
@@ -101,8 +102,8 @@ class PromptEncoder:
             kept: torch.Tensor = load_file(self._cache_dir / f"{key}.safetensors")["embeddings"]
         except (OSError, SafetensorError, KeyError):
             return None
-        device: torch.device = next(self._text_encoder.parameters()).device
-        return kept.to(device)
+        on_device: torch.Tensor = kept.to(next(self._text_encoder.parameters()).device)
+        return on_device
 
     def _to_disk(self, key: str, embeddings: torch.Tensor) -> None:
         if self._cache_dir is None:

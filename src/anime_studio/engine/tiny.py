@@ -1,12 +1,13 @@
 """The checkpoint `tiny-random`: every part of a Wan pipeline with a few random weights.
 
 For tests and for keeping benchmarks alive on a CPU. It draws coloured noise in a fraction of a second,
-through exactly the code that draws with real weights.
+through exactly the code that draws with real weights. `python -m anime_studio.engine.tiny FOLDER` writes it.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -15,6 +16,8 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+
+from anime_studio.weights import COMPLETE, write_manifest
 
 TEXT_DIM = 32
 
@@ -45,6 +48,8 @@ def write_tiny_random(folder: Path, *, seed: int = 0) -> Path:
         "vae": ["diffusers", "AutoencoderKLWan"],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_manifest(folder)
+    (folder / COMPLETE).touch()
     return folder
 
 
@@ -85,3 +90,7 @@ def _vae() -> AutoencoderKLWan:
     return AutoencoderKLWan(
         base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
     )
+
+
+if __name__ == "__main__":
+    write_tiny_random(Path(sys.argv[1]))
