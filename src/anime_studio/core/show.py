@@ -32,18 +32,18 @@ SHORTEST_CLIP_S = 0.5
 """Least a form offers, though a recipe may draw single frames."""
 
 _DEMO_EXAMPLES = [
-    "a girl with long pink hair in a white dress walking along the beach at sunset, cherry petals falling",
-    "a boy with black hair and a green jacket waving in front of a red torii gate, sunny day",
-    "a black kitten walks along a city street in the rain at night",
-    "an orange cat running through a flower meadow at noon",
-    "snowy mountains by a lake at night under the stars, nobody",
+    "a girl with long pink hair on a beach at sunset",
+    "a boy waving at a red torii gate, sunny day",
+    "a black kitten in a rainy city at night",
+    "an orange cat running through a flower meadow",
+    "snowy mountains by a lake under the stars",
 ]
 _WAN_EXAMPLES = [
-    "a girl with pink twintails waving on a beach at sunset",
-    "a fox spirit walks through lantern light in a snowy shrine",
-    "a mecha pilot runs across a rain-soaked rooftop at night",
-    "a black cat watches a summer festival from a torii gate",
-    "a train crosses a shallow sea under towering clouds",
+    "a girl with pink twintails waving on a beach",
+    "a fox spirit walks through a snowy shrine",
+    "a mecha pilot on a rainy rooftop at night",
+    "a black cat watches a summer festival",
+    "a train crosses a shallow sea under clouds",
 ]
 
 

@@ -49,11 +49,12 @@ export const warm = () => call("warm", { method: "POST" });
 export const readChannel = (channel, after) =>
   call(`channels/${encodeURIComponent(channel)}/clips?after=${encodeURIComponent(after)}`);
 
-/** `GET /ready` answers 503 with the same body when no worker can take work. */
-export async function readReadiness() {
-  const response = await fetch("ready", { cache: "no-store" });
-  return response.json();
-}
+/** Readiness, or why there is none: `GET /ready` answers 503 until a worker can take work. */
+export const readReadiness = () =>
+  call("ready").catch((problem) => {
+    if (problem.status !== 503) throw problem;
+    return { status: "unavailable", detail: problem.detail };
+  });
 
 /** Tell the operator; a lost signal never disturbs the show. */
 export function sendSignals(signals) {

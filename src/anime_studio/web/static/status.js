@@ -10,7 +10,7 @@ const STAGE_NAMES = { queue: "Waiting", start: "Worker ready", text: "Text", den
 function show(status) {
   const { readiness } = status;
   byId("light").dataset.status = readiness.status;
-  say(byId("light"), `${readiness.status} · ${status.recipe}`);
+  say(byId("light-words"), `${readiness.status} · ${status.recipe}`);
   const eta = readiness.eta_s === null ? "" : ` A new clip takes ${roughly(readiness.eta_s)}.`;
   say(byId("readiness"), `${sentence(readiness.detail)} ${readiness.queued} waiting, ${readiness.running} being drawn.${eta}`);
   byId("remedy").hidden = !readiness.command;
@@ -25,7 +25,7 @@ function show(status) {
 }
 
 const sentence = (text) => (/[.!?]$/.test(text) ? text : `${text}.`).replace(/^./, (first) => first.toUpperCase());
-const clock = (iso) => new Date(iso).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const clock = (iso) => new Date(iso).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
 const percent = (share) => (share === null ? "–" : `${(100 * share).toFixed(share === 1 ? 0 : 1)} %`);
 
 function tiles(status) {
@@ -84,7 +84,7 @@ async function refresh() {
     showProblem(byId("problem"), null);
   } catch (problem) {
     byId("light").dataset.status = "unavailable";
-    say(byId("light"), "not reachable");
+    say(byId("light-words"), "not reachable");
     showProblem(byId("problem"), problem);
   }
 }

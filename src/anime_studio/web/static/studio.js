@@ -106,15 +106,15 @@ async function onCancel() {
 
 async function watchReadiness() {
   const light = byId("light");
-  const names = { ready: "Ready", asleep: "Asleep: the next clip wakes it", starting: "Starting", unavailable: "Not available" };
+  const names = { ready: "Ready", asleep: "Asleep, wakes with the next clip", starting: "Starting", unavailable: "Not ready yet" };
   for (;;) {
     try {
       const { status } = await readReadiness();
       light.dataset.status = status;
-      say(light, `${names[status]} · ${recipe?.name ?? "studio"}`);
+      say(byId("light-words"), `${names[status]} · ${recipe?.name ?? "studio"}`);
     } catch {
       light.dataset.status = "unavailable";
-      say(light, "Not reachable");
+      say(byId("light-words"), "Not reachable");
     }
     await pause(READINESS_EVERY_MS);
   }

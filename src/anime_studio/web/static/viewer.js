@@ -5,6 +5,7 @@ import { byId, el, say, seconds, usd } from "./dom.js";
 import { isFinal } from "./follow.js";
 import { showProblem } from "./problems.js";
 import { drawSheet, etaWords, stageWords } from "./sheet.js";
+import { drawSketch } from "./sketch.js";
 
 const STALE_BEFORE_S = 20;
 const RENEW_AT_MOST_EVERY_MS = 2000;
@@ -72,6 +73,7 @@ export class Viewer {
     say(byId("announcer"), job.state === "running" && job.stage === "denoise" ? "Drawing" : words);
     byId("sheet").hidden = isFinal(job) && job.state !== "succeeded";
     drawSheet(byId("sheet"), job);
+    drawSketch(isFinal(job) ? 1 : job.progress.fraction);
     this.countDown();
   }
 
@@ -151,7 +153,7 @@ function showPapers(job) {
   ]);
   fill(byId("receipt"), [
     ["Waited", seconds(timings.queue_s)],
-    ["Worker ready", startKind ? `${seconds(timings.start_s)} (${startKind})` : "–"],
+    ["Worker ready", `${seconds(timings.start_s)}${startKind ? ` ${startKind}` : ""}`],
     ["Text", seconds(timings.text_s)],
     ["Drawing", seconds(timings.denoise_s)],
     ["Developing", seconds(timings.decode_s)],
