@@ -3,7 +3,7 @@
 `modal deploy`, `modal run` and the container entry point are the real ones of the installed client (pinned
 `modal~=1.6.4`); only what they talk to is ours. A deploy is recorded message by message; a call starts a container:
 `python -m modal._container_entrypoint` in a private root folder that holds the uploaded files, the distributions that
-the image installs, the declared Volumes and nothing else of this machine.
+the image installs, the declared Volumes and, of this machine, only system folders and the interpreter.
 
     def test_clip(control_plane: ControlPlane):
         control_plane.secrets.create("anime-studio", {"SIGNING_KEYS": "…"})

@@ -78,10 +78,11 @@ def closure(requirements: Iterable[str]) -> Closure:
     return found
 
 
-def top_level_entries(distribution: metadata.Distribution) -> set[str]:
-    """Names directly under site-packages that belong to a distribution."""
+@cache
+def top_level_entries(distribution: metadata.Distribution) -> frozenset[str]:
+    """Names directly under site-packages that belong to a distribution; a shared namespace folder counts whole."""
     names = {Path(str(f)).parts[0] for f in distribution.files or []}
-    return {n for n in names if n not in ("..", "__pycache__") and not n.endswith(".pth")}
+    return frozenset(n for n in names if n not in ("..", "__pycache__") and not n.endswith(".pth"))
 
 
 def link_site_packages(target: Path, distributions: Iterable[metadata.Distribution], seen_as: Path) -> None:

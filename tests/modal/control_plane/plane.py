@@ -192,8 +192,8 @@ class ControlPlane:
     def preempt(self, container: Container, grace_s: float = 0.0) -> None:
         """Take the machine away; the input it worked on starts again elsewhere under the same id.
 
-        With `grace_s` the container is interrupted first and may run its exit hooks (30 s on Modal); without, it dies
-        in the middle of whatever it did.
+        With `grace_s` the container is interrupted first (SIGINT, `_runtime/task_lifecycle_manager.py`) and may run its
+        exit hooks (30 s on Modal); without, it dies in the middle of whatever it did.
         """
         if grace_s:
             self._run(self.containers.interrupt(container, grace_s))
