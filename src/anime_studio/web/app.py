@@ -35,6 +35,7 @@ from anime_studio.web import (
 )
 from anime_studio.web.body import BodyLimitMiddleware
 from anime_studio.web.context import ContextMiddleware
+from anime_studio.web.describe import complete
 from anime_studio.web.metrics import Metrics
 from anime_studio.web.options import WebOptions
 
@@ -84,7 +85,10 @@ def create_app(open_studio: OpenStudio, options: WebOptions) -> FastAPI:
         lifespan=lifespan,
         separate_input_output_schemas=False,
         redoc_url=None,
+        generate_unique_id_function=_operation_id,
     )
+    describe_plainly = app.openapi
+    app.openapi = lambda: app.openapi_schema or complete(describe_plainly())  # type: ignore[method-assign]
     app.state.options = options
     app.state.metrics = Metrics(datetime.now(UTC))
     app.state.begun_s = time.monotonic()
@@ -95,3 +99,7 @@ def create_app(open_studio: OpenStudio, options: WebOptions) -> FastAPI:
     app.add_middleware(BodyLimitMiddleware, max_body_bytes=options.max_body_bytes)
     app.add_middleware(ContextMiddleware, metrics=app.state.metrics)
     return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return f"{route.name}_head" if route.methods == {"HEAD"} else route.name

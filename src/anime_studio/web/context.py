@@ -25,7 +25,7 @@ HTTP_REQUEST: Final = "http.request"
 HTTP_REQUEST_FAILED: Final = "http.request_failed"
 """An exception that nobody expected, with its traceback."""
 
-GENERATE_ROUTES: Final = frozenset({"/generate"})
+GENERATE_ROUTES: Final = frozenset({("POST", "/generate"), ("POST", "/v1/videos")})
 """Where an error answer is a refused job."""
 UNMATCHED: Final = "(unmatched)"
 CLIENT_CLOSED_REQUEST: Final = 499
@@ -35,9 +35,10 @@ SECURITY_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",  # clip links and job ids are capabilities
     "X-Frame-Options": "DENY",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
-"""For answers that set none themselves; the pages set their own."""
+"""For answers that set none themselves."""
+DATA_POLICY: Final = "default-src 'none'; frame-ancestors 'none'"
+"""Content-Security-Policy of all that is no page; pages set their own, and FastAPI's /docs loads its script."""
 
 _log = structlog.get_logger(__name__)
 
@@ -95,7 +96,7 @@ class ContextMiddleware:
         told = {"range": headers["range"][:100]} if "range" in headers else {}
         if code := scope["state"].get("error_code"):
             told["error_code"] = code
-            if route in GENERATE_ROUTES:
+            if (scope["method"], route) in GENERATE_ROUTES:
                 self._metrics.count_refusal(code)
         _log.info(
             HTTP_REQUEST,
@@ -131,6 +132,8 @@ class _Answer:
             for name, value in SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
             headers.setdefault("Cache-Control", "no-store")
+            if not headers.get("Content-Type", "").startswith("text/html"):
+                headers.setdefault("Content-Security-Policy", DATA_POLICY)
         elif message["type"] == "http.response.body":
             self.bytes_sent += len(message.get("body", b""))
         await self._send(message)

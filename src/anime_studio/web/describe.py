@@ -59,3 +59,38 @@ def _problem(status: int) -> dict[str, Any]:
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
     return described | ({"headers": {"Retry-After": RETRY_AFTER}} if status in _WITH_RETRY_AFTER else {})
+
+
+_CONTEXT_PARAMETERS: Final = [
+    {
+        "name": "X-Request-ID",
+        "in": "header",
+        "required": False,
+        "description": "Ties this request's log lines and job together. 1–64 of A–Z a–z 0–9 . _ -; anything else is "
+        "replaced by an id of ours.",
+        "schema": {"type": "string"},
+        "example": "show-42.1",
+    },
+    {
+        "name": "traceparent",
+        "in": "header",
+        "required": False,
+        "description": "W3C trace context; kept in the job and echoed when well formed, else ignored.",
+        "schema": {"type": "string"},
+        "example": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    },
+]
+
+
+def complete(document: dict[str, Any]) -> dict[str, Any]:
+    """Add what every route shares, and take out FastAPI's own form of errors, which we never send."""
+    for operation in (operation for methods in document["paths"].values() for operation in methods.values()):
+        operation["parameters"] = [*operation.get("parameters", []), *_CONTEXT_PARAMETERS]
+        answers = operation["responses"]
+        if "HTTPValidationError" in str(answers.get("422")):
+            del answers["422"]
+        for answer in answers.values():
+            answer.setdefault("headers", {})["X-Request-ID"] = REQUEST_ID
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
+    return document
