@@ -1,1 +1,16 @@
-"""Puts this folder on the import path, so that every test finds `support`."""
+"""Puts this folder on the import path, so that every test finds `support`; shares the tiny checkpoint."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a `tiny-random` checkpoint, written once; copy it before changing it."""
+    import torch
+
+    from anime_studio.engine.tiny import write_tiny_random
+
+    torch.set_num_threads(1)
+    return write_tiny_random(tmp_path_factory.mktemp("models") / "tiny-random" / "random-0")
