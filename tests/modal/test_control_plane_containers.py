@@ -34,6 +34,14 @@ def plane(deployed: ControlPlane) -> Iterator[ControlPlane]:
 
 
 @pytest.fixture
+def by_hand(plane: ControlPlane) -> Iterator[None]:
+    """Inputs start no containers by themselves."""
+    plane.settings.autoscale = False
+    yield
+    plane.settings.autoscale = True
+
+
+@pytest.fixture
 def app(plane: ControlPlane) -> DeployedApp:
     return plane.app("sample-studio")
 
@@ -77,14 +85,12 @@ def test_large_results_and_arguments_travel_as_blobs(plane: ControlPlane):
     assert function("double").remote("ab" * 2_000_000) == "ab" * 4_000_000
 
 
-def test_spawn_is_pending_then_done_then_expired(plane: ControlPlane):
-    plane.settings.autoscale = False
+def test_spawn_is_pending_then_done_then_expired(plane: ControlPlane, by_hand: None):
     call = function("double").spawn(21)
     with pytest.raises(TimeoutError):
         call.get(timeout=0)
     stats = function("double").get_current_stats()
     assert (stats.backlog, stats.num_total_runners, stats.num_running_inputs) == (1, 0, 0)
-    plane.settings.autoscale = True
     plane.start_container(plane.app("sample-studio").function("double"))
     assert modal.FunctionCall.from_id(call.object_id).get(timeout=60) == 42
     assert function("double").get_current_stats().num_total_runners == 1
@@ -93,7 +99,7 @@ def test_spawn_is_pending_then_done_then_expired(plane: ControlPlane):
         call.get(timeout=0)
 
 
-def test_a_lost_call_is_an_internal_failure(plane: ControlPlane):
+def test_a_lost_call_is_an_internal_failure(plane: ControlPlane, by_hand: None):
     call = function("cancellable").spawn()
     plane.lose(call.object_id)
     with pytest.raises(modal.exception.InternalFailure):

@@ -1,6 +1,7 @@
 """What a container finds on disk: uploaded files, the image's packages, Volumes, system folders, the interpreter.
 
-The layout is exact (`/root`, `/pkg`, Volume paths as declared); the repository and the home folder are not visible. The interpreter is this one, started with `-S` so that no site-packages folder but the image's is read.
+The layout is exact (`/root`, `/pkg`, Volume paths as declared); the repository and the home folder are not
+visible. The interpreter is this one, started with `-S` so that no site-packages folder but the image's is read.
 """
 
 import json
@@ -17,7 +18,19 @@ BASE_PYTHON: str = sys._base_executable  # type: ignore[attr-defined]  # the int
 SITE_PACKAGES = Path(
     closure(["modal"]).distributions["modal"].locate_file("")  # type: ignore[arg-type]
 ).resolve()
-SYSTEM_FOLDERS = tuple("/usr /bin /sbin /lib /lib64 /lib32 /etc /dev /proc /sys /opt".split())
+SYSTEM_FOLDERS = [
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib64",
+    "/lib32",
+    "/etc",
+    "/dev",
+    "/proc",
+    "/sys",
+    "/opt",
+]
 INSIDE_SITE = PurePosixPath("/__modal/host-site-packages")
 INSIDE_PYTHON = PurePosixPath("/__modal/python")
 PYTHONPATH = ("/root", "/pkg", "/__modal/image-packages", "/__modal/deps")
