@@ -4,11 +4,10 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import modal
 import pytest
 from control_plane import ControlPlane, DeployedApp, VolumeMount
 from modal_proto import api_pb2
-
-import modal
 
 SAMPLES = Path(__file__).parent / "samples"
 HEADER = 'import modal\napp = modal.App("tiny")\nimage = modal.Image.debian_slim(python_version="3.12")\n'

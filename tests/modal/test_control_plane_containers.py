@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import modal
 import pytest
 from control_plane import ControlPlane, DeployedApp
-
-import modal
 
 SAMPLES = Path(__file__).parent / "samples"
 pytestmark = pytest.mark.usefixtures("private_root")

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import httpx
+import modal
 import pytest
 from control_plane import ControlPlane
-
-import modal
 
 HEADER = 'import modal\napp = modal.App("tiny")\nimage = modal.Image.debian_slim(python_version="3.12")\n'
 pytestmark = pytest.mark.usefixtures("private_root")

@@ -2,11 +2,10 @@
 
 import io
 
+import modal
 import pytest
 from control_plane import ControlPlane
 from grpclib import Status
-
-import modal
 
 BLOCK_BYTES = 8 * 1024 * 1024
 

@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import modal
 import pytest
 from control_plane import ControlPlane
-
-import modal
 
 SAMPLES = Path(__file__).parent / "samples"
 pytestmark = pytest.mark.usefixtures("private_root")

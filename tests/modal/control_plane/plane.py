@@ -13,12 +13,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+import modal
 from grpclib import Status
 from grpclib.server import Server
 from modal._utils.grpc_utils import custom_detail_codec
 from modal_proto import api_pb2
-
-import modal
 
 from .apps import Apps
 from .blobs import BlobStore

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import modal
 from sample_common import GREETING
 
-import modal
 from sample_studio.words import WORD
 
 HERE = Path(__file__).parent
