@@ -28,7 +28,8 @@ CHANNEL_PATTERN = r"^[A-Za-z0-9_-]{16,64}$"
 
 
 class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+    # Strict: `true` is no seed and "5" is no duration, as the published schema says.
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True, strict=True)
 
 
 class _Answer(BaseModel):
@@ -121,7 +122,11 @@ class GenerateRequest(_Request):
     ] = 5.0
     resolution: Annotated[
         Resolution,
-        Field(description="Named size: 480p is 832x480, 480p-portrait is 480x832.", examples=["480p"]),
+        Field(
+            strict=False,
+            description="Named size: 480p is 832x480, 480p-portrait is 480x832.",
+            examples=["480p"],
+        ),
     ] = Resolution.P480
     seed: Annotated[
         int | None,
@@ -411,7 +416,9 @@ class SignalKind(StrEnum):
 class ClientSignal(_Request):
     """Something a bot, overlay or page saw on its side."""
 
-    kind: Annotated[SignalKind, Field(description="What happened.", examples=["fallback_played"])]
+    kind: Annotated[
+        SignalKind, Field(strict=False, description="What happened.", examples=["fallback_played"])
+    ]
     source: Annotated[
         str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$", description="Who saw it.", examples=["obs"])
     ]

@@ -34,13 +34,15 @@ _SOONEST_POLL_S, _USUAL_POLL_S, _LATEST_POLL_S = 1.0, 2.0, 30.0
 
 
 def idempotency_key(
-    values: Annotated[
-        list[str] | None,
+    request: Request,
+    _described: Annotated[
+        str | None,
         Header(
             alias="Idempotency-Key",
             description="The same key and body answer with the same job; another body is refused with 422. "
             "1–128 characters of A–Z a–z 0–9 . _ : ~ + / = -, optionally in double quotes.",
             examples=["show-2026-11-23-0042"],
+            json_schema_extra={"pattern": f"^{_IDEMPOTENCY_KEY.pattern}$"},
         ),
     ] = None,
 ) -> str | None:
@@ -49,6 +51,7 @@ def idempotency_key(
     Raises:
         InvalidRequestError: It is given twice, or is not of the allowed form.
     """
+    values = request.headers.getlist("idempotency-key")
     if not values:
         return None
     match = _IDEMPOTENCY_KEY.fullmatch(values[0])
@@ -60,8 +63,9 @@ def idempotency_key(
 
 
 def preference(
-    values: Annotated[
-        list[str] | None,
+    request: Request,
+    _described: Annotated[
+        str | None,
         Header(
             alias="Prefer",
             description="RFC 7240: `respond-async` answers at once, `wait=N` after at most N seconds. "
@@ -71,7 +75,7 @@ def preference(
     ] = None,
 ) -> Preference:
     """Return how the caller wants to be answered."""
-    return read_preference(values or [])
+    return read_preference(request.headers.getlist("prefer"))
 
 
 @router.post(

@@ -62,13 +62,28 @@ ClipId = Annotated[
 
 def _describe_query(
     expires: Annotated[
-        str | None, Query(description="Unix time in seconds at which the link dies.", examples=["1795464900"])
+        str | None,
+        Query(
+            description="Unix time in seconds at which the link dies.",
+            examples=["1795464900"],
+            json_schema_extra={"pattern": "^[1-9][0-9]{9,10}$"},
+        ),
     ] = None,
     signature: Annotated[
-        str | None, Query(description="43 base64url characters.", examples=["A" * 42 + "E"])
+        str | None,
+        Query(
+            description="43 base64url characters.",
+            examples=["A" * 42 + "E"],
+            json_schema_extra={"pattern": "^[A-Za-z0-9_-]{43}$"},
+        ),
     ] = None,
     dl: Annotated[
-        str | None, Query(description="1 to download as a file; signed too.", examples=["1"])
+        str | None,
+        Query(
+            description="1 to download as a file; signed too.",
+            examples=["1"],
+            json_schema_extra={"pattern": "^1$"},
+        ),
     ] = None,
 ) -> None:
     """Nothing: the signer reads the raw query, to see duplicates; this tells the OpenAPI document."""

@@ -12,7 +12,7 @@ from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, BeforeValidator
 
 from anime_studio.core.jobs import JobRecord
 from anime_studio.core.studio import Studio
@@ -25,7 +25,16 @@ from common.show import ChannelClip, ChannelClips
 router = APIRouter(tags=["show"])
 
 DEFAULT_LOOK_BACK: Final = timedelta(hours=1)
+_DATE_AND_TIME: Final = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ].+", re.ASCII)
+_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _HOST: Final = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?", re.ASCII)
+
+
+def _refuse_bare_number(value: object) -> object:
+    # pydantic would read one as Unix time, in seconds or in milliseconds by its size.
+    if isinstance(value, str) and not _DATE.match(value):
+        raise ValueError("give a time with its date, as 2026-11-23T20:00:00Z")
+    return value
 
 
 @router.get("/overlay", include_in_schema=False)
@@ -47,7 +56,7 @@ async def channel_clips(
         Path(pattern=CHANNEL_PATTERN, description="The channel's name.", examples=["tuesday-show-9f2c41d7"]),
     ],
     after: Annotated[
-        AwareDatetime | None,
+        Annotated[AwareDatetime, BeforeValidator(_refuse_bare_number)] | None,
         Query(
             description="Only clips that finished after this time; absent means the last hour.",
             examples=["2026-11-23T20:00:00Z"],
