@@ -1,0 +1,45 @@
+"""A request from keyword arguments, checked against the contract before it is sent."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Literal, TypedDict
+
+from pydantic import ValidationError
+
+from anime_studio.client.errors import invalid
+from common.schemas import GenerateRequest, Resolution
+
+
+class Options(TypedDict, total=False):
+    """The fields of `GenerateRequest` besides the prompt; it says what each means and may be."""
+
+    negative_prompt: str | None
+    duration: float
+    resolution: Resolution | Literal["480p", "480p-portrait"]
+    seed: int | None
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    deadline_s: float | None
+    channel: str | None
+    source: str | None
+    queue_depth: int | None
+    fallback: bool | None
+
+
+def body_of(prompt: str, options: Options) -> str:
+    """Return the JSON of the request; what was not given is left to the server.
+
+    Raises:
+        InvalidRequestError: The contract refuses it.
+    """
+    try:
+        request = GenerateRequest.model_validate({"prompt": prompt, **options})
+    except ValidationError as error:
+        raise invalid(error) from None
+    return request.model_dump_json(exclude_unset=True)
+
+
+def new_key() -> str:
+    """Return an idempotency key: made before the first try, the same in all of them."""
+    return uuid.uuid4().hex

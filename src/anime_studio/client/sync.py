@@ -1,0 +1,193 @@
+"""`StudioClient`: the flows, driven by blocking calls."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar, Unpack
+
+import httpx
+
+from anime_studio.client import flows
+from anime_studio.client.connection import (
+    DEFAULT_URL,
+    PATIENCE_S,
+    RETRY_FOR_S,
+    arguments,
+    follows,
+    request_of,
+    studio_at,
+)
+from anime_studio.client.downloading import download
+from anime_studio.client.flows import Effect, Flow, Read, ReadAll, Send, Sleep, Tell
+from anime_studio.client.following import follow, wait
+from anime_studio.client.requests import Options, body_of, new_key
+from common.schemas import ClientSignal, ClientSignals, Clip, Health, Job, Readiness, SignalsAccepted
+
+T = TypeVar("T")
+OnProgress = Callable[[Job], object]
+
+
+class StudioClient:
+    """A studio, for threads and scripts. Methods raise `StudioError`; see `anime_studio.client.errors`.
+
+    Args:
+        url: The studio's address, without a path unless it is served under one.
+        retry_for_s: How long a call that met no answer, 429, 502, 503 or 504 is repeated; 0 tries once.
+        patience_s: How long a wait bears with a server that does not answer, as during its restart.
+        transport: Another httpx transport, for tests and proxies.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        retry_for_s: float = RETRY_FOR_S,
+        patience_s: float = PATIENCE_S,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._studio = studio_at(url, retry_for_s, patience_s)
+        self._http = httpx.Client(transport=transport, **arguments(self._studio.url))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        timeout_s: float | None = None,
+        on_progress: OnProgress | None = None,
+        idempotency_key: str | None = None,
+        **options: Unpack[Options],
+    ) -> Job:
+        """Make a clip and wait for it: `submit`, then `wait`.
+
+        `on_progress` is shown the job first as it was accepted: keep its id to resume it later.
+        """
+        job = self.submit(prompt, idempotency_key=idempotency_key, **options)
+        return self.wait(job.job_id, timeout_s, on_progress)
+
+    def submit(self, prompt: str, *, idempotency_key: str | None = None, **options: Unpack[Options]) -> Job:
+        """Make a job and return it as it stands. The same key and request name the same job."""
+        body = body_of(prompt, options)
+        return self._run(flows.submit(self._studio, body, idempotency_key or new_key()))
+
+    def wait(self, job_id: str, timeout_s: float | None = None, on_progress: OnProgress | None = None) -> Job:
+        """Return the job once it has a clip; `on_progress` is shown each of its versions.
+
+        Raises:
+            JobTimeoutError: It had not ended after *timeout_s* seconds; it goes on.
+            JobEndedError: It ended without a clip.
+        """
+        return self._run(wait(self._studio, job_id, timeout_s), on_progress)
+
+    def resume(
+        self, job_id: str, timeout_s: float | None = None, on_progress: OnProgress | None = None
+    ) -> Job:
+        """Take up a job made earlier, perhaps by another process: the same as `wait`."""
+        return self.wait(job_id, timeout_s, on_progress)
+
+    def events(self, job_id: str, *, after: int = -1, timeout_s: float | None = None) -> Iterator[Job]:
+        """Yield each version of the job above *after*, to its end, across drops and restarts."""
+        with _Exchange(self._http, follow(self._studio, job_id, timeout_s, after)) as exchange:
+            yield from exchange.told()
+
+    def get(self, job_id: str) -> Job:
+        """Return the job as it stands; a finished one has a fresh link."""
+        return self._run(flows.get_job(self._studio, job_id))
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancel the job: a queued one at once, a running one at its next step. Safe to repeat."""
+        return self._run(flows.cancel(self._studio, job_id))
+
+    def download(self, source: Job | Clip | str, path: str | Path) -> Path:
+        """Save a clip at *path*, replacing what is there; see `downloading.download`."""
+        return self._run(download(self._studio, source, Path(path)))
+
+    def health(self) -> Health:
+        """Return what the server says of itself."""
+        return self._run(flows.read(self._studio, "/health", Health))
+
+    def ready(self) -> Readiness:
+        """Return whether a job posted now would be drawn. Asks once: poll it to wait."""
+        return self._run(flows.ready(self._studio))
+
+    def signal(self, *signals: ClientSignal) -> int:
+        """Tell the operator what was seen here, once; return how many signals were counted."""
+        body = ClientSignals(signals=list(signals))
+        return self._run(flows.post(self._studio, "/telemetry/signals", body, SignalsAccepted)).accepted
+
+    def _run(self, flow: Flow[T], on_progress: OnProgress | None = None) -> T:
+        with _Exchange(self._http, flow) as exchange:
+            for job in exchange.told():
+                if on_progress is not None:
+                    on_progress(job)
+            return exchange.result
+
+
+class _Exchange(Generic[T]):
+    """One flow, driven; at most one answer is open at a time."""
+
+    result: T
+
+    def __init__(self, http: httpx.Client, flow: Flow[T]) -> None:
+        self._http = http
+        self._flow = flow
+        self._answer: httpx.Response | None = None
+        self._chunks: Iterator[bytes] = iter(())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flow.close()
+        self._close()
+
+    def told(self) -> Iterator[Job]:
+        """Yield what the flow tells; afterwards `result` is what it returned."""
+        outcome: Any = None
+        fault: httpx.RequestError | None = None
+        while True:
+            try:
+                effect = self._flow.send(outcome) if fault is None else self._flow.throw(fault)
+            except StopIteration as end:
+                self.result = end.value
+                return
+            outcome, fault = None, None
+            if isinstance(effect, Tell):
+                yield effect.job
+                continue
+            try:
+                outcome = self._perform(effect)
+            except httpx.RequestError as error:
+                fault = error
+
+    def _perform(self, effect: Effect) -> Any:
+        match effect:
+            case Send():
+                self._close()
+                request = request_of(self._http, effect)
+                self._answer = self._http.send(request, stream=True, follow_redirects=follows(effect))
+                self._chunks = self._answer.iter_bytes()
+                if not effect.stream:
+                    self._answer.read()
+                return self._answer
+            case Read():
+                return next(self._chunks, b"")
+            case ReadAll() if self._answer is not None:
+                return self._answer.read()
+            case Sleep():
+                return time.sleep(effect.seconds)
+
+    def _close(self) -> None:
+        if self._answer is not None:
+            self._answer.close()
