@@ -99,6 +99,7 @@ async def follow_job(
         _events(studio, job_id, after, base_url),
         ping=options.heartbeat_s,
         ping_message_factory=lambda: ServerSentEvent(comment="still here"),
+        shutdown_grace_period=5,  # a stopping server ends `follow`: time to end the stream whole, not cut
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
 
