@@ -20,7 +20,7 @@ import structlog
 import uvicorn
 
 from anime_studio import __version__
-from anime_studio.core.errors import ConfigurationError, UnavailableError, WeightsMissingError
+from anime_studio.core.errors import ConfigurationError, EngineError, UnavailableError
 from anime_studio.core.jobs import JobRecord
 from anime_studio.core.recipes import Recipe, get_recipe
 from anime_studio.core.signing import UrlSigner
@@ -220,5 +220,5 @@ def _signing_keys(settings: Settings, data: DataDir) -> Sequence[str]:
 def _revision(recipe: Recipe, settings: Settings) -> str:
     try:
         return locate(recipe, settings.models_dir).revision
-    except WeightsMissingError:
-        return recipe.revision  # the worker tells the true one once it has found the weights
+    except EngineError:
+        return recipe.revision  # missing or damaged: the worker says so, and the true one once all is well

@@ -2,14 +2,13 @@
 
 The worker's standard input carries its settings, then a byte for each new job, and its
 end tells the worker that the server is gone; its standard output carries its status.
-A worker that dies is started again, more slowly each time.
+A worker that dies is started again, more slowly while it dies before it was ready.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Self
@@ -17,6 +16,7 @@ from typing import Final, Self
 import structlog
 from pydantic import ValidationError
 
+from anime_studio.core.errors import WorkerDiedError
 from anime_studio.local.status import WorkerStatus
 from anime_studio.settings import Settings
 from anime_studio.telemetry import (
@@ -29,8 +29,6 @@ from anime_studio.telemetry import (
 
 FIRST_DELAY_S: Final = 0.5
 LONGEST_DELAY_S: Final = 30.0
-STABLE_AFTER_S: Final = 60.0
-"""A worker that lived this long starts the delays anew."""
 HAND_BACK_S: Final = 20.0
 """After draining, how long a worker may take to its next report before it is killed."""
 HOPELESS_STARTS: Final = 3
@@ -65,6 +63,7 @@ class Supervisor:
         self._process: Process | None = None
         self._stopping = asyncio.Event()
         self._starts_in_vain = 0
+        self._was_ready = False
 
     async def __aenter__(self) -> Self:
         self._keeping = asyncio.create_task(self._keep(), name="worker-supervisor")
@@ -96,15 +95,12 @@ class Supervisor:
         await self._after_kill()
 
     async def _keep(self) -> None:
-        delay_s = FIRST_DELAY_S
         while not self._stopping.is_set():
-            begun = time.monotonic()
             await self._run_once()
-            if time.monotonic() - begun >= STABLE_AFTER_S:
-                delay_s = FIRST_DELAY_S
+            # Slower with each start that came to nothing; a job that kills its workers is ended by its attempts.
+            delay_s = min(FIRST_DELAY_S * 2**self._starts_in_vain, LONGEST_DELAY_S)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), delay_s)
-            delay_s = min(2 * delay_s, LONGEST_DELAY_S)
 
     async def _run_once(self) -> None:
         try:
@@ -134,7 +130,7 @@ class Supervisor:
         except ValidationError:
             return  # not ours: something in the worker printed
         if status.status == "ready":
-            self._starts_in_vain = 0
+            self._starts_in_vain, self._was_ready = 0, True
             _log.info(WORKER_READIED, model_revision=status.model_revision)
         elif status.status == "unavailable" and status != self.status:
             _log.warning(WORKER_BLOCKED, code=status.code, detail=status.detail, command=status.command)
@@ -145,12 +141,13 @@ class Supervisor:
         if self._stopping.is_set():
             return
         _log.error(WORKER_EXITED, how=how)
-        self._starts_in_vain += 1
-        if self.status.status == "unavailable" and self.status.code != "worker_died":
+        self._starts_in_vain += 0 if self._was_ready else 1
+        self._was_ready = False
+        if self.status.status == "unavailable" and self.status.code != WorkerDiedError.code:
             return  # it said why
         hopeless = self._starts_in_vain >= HOPELESS_STARTS
         self.status = WorkerStatus(
             status="unavailable" if hopeless else "starting",
             detail=f"the worker {how} and is being started again; its reason is in the server's log",
-            code="worker_died" if hopeless else None,
+            code=WorkerDiedError.code if hopeless else None,
         )
