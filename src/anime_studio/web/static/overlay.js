@@ -107,6 +107,7 @@ async function playForever() {
 function begin() {
   document.documentElement.style.setProperty("--fade", `${fadeMs}ms`);
   document.documentElement.style.setProperty("--fit", parameters.get("fit") === "contain" ? "contain" : "cover");
+  if (parameters.has("note")) byId("note").textContent = parameters.get("note");
   if (parameters.has("fallback")) {
     const clip = byId("fallback-clip");
     clip.addEventListener("error", () => {

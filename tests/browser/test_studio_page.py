@@ -1,0 +1,287 @@
+"""The studio page in a real browser against the whole studio: its own server, worker and model."""
+
+import hashlib
+import re
+import signal
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import playwright.sync_api as playwright
+import pytest
+
+from support.chromium import NewPage
+from support.local_server import LocalServer
+from support.stage import Stage
+
+WATCH_STAGE = """() => {
+  window.seen = [];
+  const line = document.getElementById("stage");
+  new MutationObserver(() => window.seen.push(line.textContent)).observe(line, { childList: true });
+}"""
+CANCEL_AT_FIRST_STEP = """() => {
+  new MutationObserver(() => {
+    if (document.getElementById("stage").textContent.startsWith("Drawing step")) document.getElementById("cancel").click();
+  }).observe(document.getElementById("stage"), { childList: true });
+}"""
+CLIP = "#frame[data-view=clip]"
+SEED = "#recipe dt:text-is('Seed') + dd"
+PAUSED_AT_END = "() => video.ended"
+
+
+def submit(page, *, prompt: str = "a cat on a roof", duration: float = 1, steps: int = 3) -> None:
+    page.wait_for_selector(".chip")
+    page.fill("#prompt", prompt)
+    page.eval_on_selector("#duration", "(field, value) => { field.value = value; }", str(duration))
+    page.eval_on_selector("#steps", "(field, value) => { field.value = value; }", str(steps))
+    page.press("#prompt", "Control+Enter")
+
+
+def play_from_start(page) -> None:
+    page.evaluate("() => { video.loop = false; video.currentTime = 0; return video.play(); }")
+
+
+def test_a_prompt_becomes_a_clip_step_by_step_and_plays_to_its_end(
+    server: LocalServer, new_page: NewPage, artifacts: Path
+) -> None:
+    page = new_page(str(server.http.base_url))
+    ranges = []
+    page.on("response", lambda answer: ranges.append(answer.status) if "/outputs/" in answer.url else None)
+    page.goto("/")
+    page.wait_for_selector("#light[data-status=ready]")
+    page.screenshot(path=artifacts / "studio-empty.png")
+    page.evaluate(WATCH_STAGE)
+    submit(page, duration=2, steps=60)
+    page.wait_for_selector(CLIP)
+    steps = [
+        int(found[1])
+        for text in page.evaluate("seen")
+        if (found := re.match(r"Drawing step (\d+) of 60", text))
+    ]
+    assert len(set(steps)) >= 3
+    assert steps == sorted(steps)
+
+    page.wait_for_function("() => video.currentTime > 0.3")  # it began by itself, muted
+    play_from_start(page)
+    page.wait_for_function(PAUSED_AT_END)
+    assert page.evaluate("video.duration") == pytest.approx(33 / 16, abs=0.07)
+    assert 206 in ranges
+    page.screenshot(path=artifacts / "studio-clip.png", full_page=True)
+
+
+def test_a_seek_lands_where_it_was_sent(server: LocalServer, new_page: NewPage) -> None:
+    page = new_page(str(server.http.base_url))
+    page.goto("/")
+    submit(page, duration=5)
+    page.wait_for_selector(CLIP)
+    page.wait_for_function("() => video.readyState >= 2")
+    landed = page.evaluate(
+        """() => new Promise((resolve) => {
+          video.pause();
+          video.addEventListener("seeked", () => resolve(video.currentTime), { once: true });
+          video.currentTime = 4;
+        })"""
+    )
+    assert landed == pytest.approx(4, abs=0.1)
+
+
+def test_recipe_and_receipt_say_what_was_drawn_and_what_it_took(
+    server: LocalServer, new_page: NewPage
+) -> None:
+    page = new_page(str(server.http.base_url))
+    page.goto("/")
+    page.wait_for_selector(".chip")
+    page.fill("#seed", "0")
+    submit(page, prompt="a fox in the snow")
+    page.wait_for_selector(CLIP)
+    recipe, receipt = page.inner_text("#recipe"), page.inner_text("#receipt")
+    assert "a fox in the snow" in recipe
+    assert re.search(r"Seed\s+0\b", recipe)
+    assert "tiny-random @ random-0" in recipe
+    assert re.search(r"In all\s+\d", receipt)
+    assert "nobody bills" in page.inner_text("#basis")
+
+
+def test_link_download_and_another_seed(server: LocalServer, new_page: NewPage) -> None:
+    page = new_page(str(server.http.base_url), permissions=["clipboard-read", "clipboard-write"])
+    page.goto("/")
+    submit(page)
+    page.wait_for_selector(CLIP)
+    page.click("#copy")
+    page.wait_for_function("() => document.getElementById('link-note').textContent.startsWith('Link copied')")
+    link = page.evaluate("navigator.clipboard.readText()")
+    clip = httpx.get(link)
+    assert (clip.status_code, clip.headers["content-type"]) == (200, "video/mp4")
+
+    with page.expect_download() as download:
+        page.click("#download")
+    assert (
+        hashlib.sha256(download.value.path().read_bytes()).digest() == hashlib.sha256(clip.content).digest()
+    )
+    assert re.fullmatch(r"c_[0-9a-f]{32}\.mp4", download.value.suggested_filename)
+
+    seed_before = page.inner_text(SEED)
+    page.click("#again")
+    playwright.expect(page.locator(SEED)).not_to_have_text(seed_before)
+    page.wait_for_selector(CLIP)
+    assert page.locator(".cut").count() == 2
+
+
+def test_a_running_job_is_cancelled(server: LocalServer, new_page: NewPage) -> None:
+    page = new_page(str(server.http.base_url))
+    page.goto("/")
+    page.evaluate(CANCEL_AT_FIRST_STEP)
+    submit(page, duration=5, steps=100)
+    page.wait_for_selector("#job-problem[data-code=job_cancelled]")
+    assert page.inner_text("#stage") == "Stopped"
+    assert page.is_hidden("#cancel")
+
+
+def test_a_reload_in_mid_job_goes_on_with_it(server: LocalServer, new_page: NewPage) -> None:
+    page = new_page(str(server.http.base_url))
+    page.goto("/")
+    server.submit("one to wait for")
+    submit(page, duration=5, steps=100)
+    page.wait_for_selector("#frame[data-view=drawing]")
+    page.reload()
+    page.wait_for_selector(CLIP)
+    assert page.locator(".cut").count() == 1
+
+
+def test_the_page_outlives_its_server(server: LocalServer, new_page: NewPage) -> None:
+    page = new_page(str(server.http.base_url))
+    page.goto("/")
+    submit(page, prompt="a cat that outlives its server", duration=5, steps=100)
+    page.wait_for_selector("#frame[data-view=drawing]")
+    server.stop(signal.SIGKILL)
+    page.wait_for_selector("#connection:not([hidden])")
+    server.start()
+    page.wait_for_selector(CLIP)
+    assert page.is_hidden("#connection")
+    play_from_start(page)
+    page.wait_for_function(PAUSED_AT_END)
+
+
+def test_a_link_that_died_is_renewed_where_the_clip_was(stage: Stage, new_page: NewPage) -> None:
+    with stage.serve() as http, stage.worker():
+        page = new_page(str(http.base_url))
+        page.goto("/")
+        submit(page)
+        page.wait_for_selector(CLIP)
+        page.wait_for_function("() => video.readyState >= 2")
+        old = page.evaluate("video.currentSrc")
+        stage.clock.ahead = timedelta(hours=1)
+        assert http.get(old).json()["code"] == "url_expired"
+        page.evaluate(
+            "() => { video.pause(); video.loop = false; video.currentTime = 0.5; video.src = video.currentSrc + '&'; }"
+        )
+        page.wait_for_function(
+            "old => video.readyState >= 2 && video.currentSrc !== old && !video.error", arg=old
+        )
+        renewed = page.evaluate("video.currentSrc")
+        assert http.get(renewed).status_code == 200
+        play_from_start(page)
+        page.wait_for_function(PAUSED_AT_END)
+
+
+def test_past_clips_open_with_fresh_links(stage: Stage, new_page: NewPage) -> None:
+    with stage.serve() as http, stage.worker():
+        page = new_page(str(http.base_url))
+        page.goto("/")
+        for prompt in ("first", "second"):
+            submit(page, prompt=prompt)
+            page.wait_for_selector(f".cut:has-text('{prompt}')[data-state=succeeded] img")
+        stage.clock.ahead = timedelta(hours=2)
+        page.click(".cut:has-text('first')")
+        page.wait_for_selector(".cut[aria-current=true]:has-text('first')")
+        page.wait_for_function("() => video.readyState >= 2")
+        assert page.evaluate("document.activeElement.id") == "picture-title"
+        expires = int(page.evaluate("new URL(video.currentSrc).searchParams.get('expires')"))
+        assert datetime.fromtimestamp(expires, UTC) > stage.clock.now()
+        page.click("#forget")
+        assert page.is_hidden("#reel")
+
+
+def test_errors_speak_by_their_code_and_say_what_to_do(stage: Stage, new_page: NewPage) -> None:
+    with stage.serve() as http:
+        page = new_page(str(http.base_url))
+        page.goto("/")
+        submit(page, prompt="a picture that comes out black")
+        stage.fail_next()
+        page.wait_for_selector("#job-problem[data-code=frames_invalid]")
+        assert "Another seed nearly always helps" in page.inner_text("#job-problem")
+        assert re.search(r"request r_[0-9a-f]+", page.inner_text("#job-problem"))
+
+        for _ in range(stage.policy.max_queued_jobs):
+            http.post("/generate", json={"prompt": "a cat"}, headers={"Prefer": "respond-async"})
+        submit(page, prompt="one too many")
+        page.wait_for_selector("#form-problem[data-code=queue_full]")
+        assert page.input_value("#prompt") == "one too many"
+
+        page.fill("#prompt", " ")
+        page.click("#submit")
+        page.wait_for_selector("#form-problem[data-code=invalid_request]")
+        assert page.evaluate("document.activeElement.id") == "prompt"
+        assert page.get_attribute("#prompt", "aria-invalid") == "true"
+
+
+def test_the_keyboard_alone_is_enough_and_the_stage_is_announced(stage: Stage, new_page: NewPage) -> None:
+    with stage.serve() as http:
+        page = new_page(str(http.base_url))
+        page.goto("/")
+        page.wait_for_selector(".chip")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.className") == "skip"
+        page.keyboard.press("Enter")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")  # the first example
+        assert page.evaluate("document.activeElement.id") == "prompt"
+        page.keyboard.press("Control+Enter")
+        page.wait_for_function("() => announcer.textContent === 'Next in line'")
+        assert page.get_attribute("#announcer", "role") == "status"
+        with stage.desk() as desk:
+            job = stage.step(desk, stage.claim(desk), 1)
+            page.wait_for_function("() => announcer.textContent === 'Drawing'")
+            assert page.get_attribute("#sheet", "aria-valuetext") == "Drawing step 2 of 3, 33 percent"
+            stage.finish(desk, job)
+        page.wait_for_function("() => announcer.textContent === 'Your clip is ready'")
+
+
+def test_a_lost_answer_is_asked_for_again_and_makes_one_job(stage: Stage, new_page: NewPage) -> None:
+    with stage.serve() as http, stage.worker():
+        page = new_page(str(http.base_url))
+        page.goto("/")
+        lost = []
+
+        def lose_the_first(route) -> None:
+            if lost:
+                route.continue_()
+            else:
+                lost.append(route.fetch())  # the server did its part; the answer never arrives
+                route.abort()
+
+        page.route("**/generate", lose_the_first)
+        submit(page)
+        page.wait_for_selector(CLIP)
+        assert page.locator(".cut").count() == 1
+        assert http.get("/status").json()["finished"] == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_360_pixels(server: LocalServer, new_page: NewPage, artifacts: Path, scheme: str) -> None:
+    page = new_page(
+        str(server.http.base_url), viewport={"width": 360, "height": 740}, color_scheme=scheme, has_touch=True
+    )
+    page.goto("/")
+    page.wait_for_selector(".chip")
+    page.click("summary")
+    submit(page)
+    page.wait_for_selector(CLIP)
+    page.wait_for_selector(".cut img")
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    small = page.evaluate(
+        """() => [...document.querySelectorAll("button, a.button, input:not([type=radio]), summary")]
+          .filter((node) => node.checkVisibility() && node.getBoundingClientRect().height < 36).map((node) => node.outerHTML)"""
+    )
+    assert small == []
+    page.screenshot(path=artifacts / f"studio-360-{scheme}.png", full_page=True)
