@@ -10,6 +10,7 @@ from datetime import timedelta
 import httpx
 import pytest
 
+from anime_studio.core.errors import StorageError
 from common.schemas import Job, Problem, Readiness
 from support.stage import Stage, until
 
@@ -482,3 +483,32 @@ def test_shutdown_ends_waits_and_streams(tmp_path):
             begun = time.monotonic()
         assert time.monotonic() - begun < 20
         stream.exception(20)
+
+
+def test_an_unexpected_io_error_is_a_500_too(stage, http):
+    async def broken(*_: object) -> None:
+        raise PermissionError(13, "the secret path")
+
+    stage.store.get = broken  # type: ignore[method-assign]
+    answer = http.get("/jobs/j_" + "0" * 32)
+
+    assert (answer.status_code, problem_of(answer).code) == (500, "internal_error")
+    assert "secret" not in answer.text
+
+
+def test_a_stream_that_meets_a_fault_says_so_and_ends(stage, http):
+    async def broken(*_: object) -> None:
+        raise StorageError("the database is away")
+
+    job = submit(http)
+    stage.store.queue_position = broken  # type: ignore[method-assign]
+    lines = http.get(f"/jobs/{job.job_id}/events").text.splitlines()
+
+    assert lines[0] == "event: problem"
+    assert Problem.model_validate_json(lines[1].removeprefix("data: ")).code == "storage_failed"
+
+
+def test_openai_refusals_are_told_like_ours(stage, http):
+    http.post("/v1/videos", json={"prompt": ""})
+
+    assert 'outcome="refused"' in http.get("/metrics").text

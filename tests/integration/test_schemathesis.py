@@ -5,7 +5,9 @@ A played worker draws each job at once, so that answers of every state are seen.
 
 import json
 from collections.abc import Iterator
+from urllib.parse import parse_qsl, urlsplit
 
+import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
@@ -13,7 +15,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from anime_studio.core.studio import Policy
 from anime_studio.web.openapi import document
-from support.stage import Stage
+from support.stage import Stage, until
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -36,3 +38,29 @@ def test_every_answer_is_as_documented(case: schemathesis.Case, server: str) -> 
     creates = (case.method, case.path) in {("POST", "/generate"), ("POST", "/v1/videos")}
     excluded = [positive_data_acceptance] if creates else []
     case.call_and_validate(base_url=server, timeout=30, excluded_checks=excluded)
+
+
+def test_the_answers_for_a_real_job_are_as_documented(server: str) -> None:
+    """Made-up ids only ever meet 404: here are real ones."""
+    made = schema["/generate"]["POST"].Case(
+        body={"prompt": "a fox"}, media_type="application/json", headers={"Prefer": "wait=30"}
+    )
+    made.call_and_validate(base_url=server)
+    with httpx.Client(base_url=server, timeout=30) as http:
+        job_id = http.post("/generate", json={"prompt": "a fox"}, headers={"Prefer": "respond-async"}).json()[
+            "job_id"
+        ]
+        job = until(lambda: (found := http.get(f"/jobs/{job_id}").json())["state"] == "succeeded" and found)
+    link = urlsplit(job["clip"]["url"])
+    clip = {"path_parameters": {"clip_id": job["clip"]["clip_id"]}, "query": dict(parse_qsl(link.query))}
+    for case in (
+        schema["/jobs/{job_id}"]["GET"].Case(path_parameters={"job_id": job_id}),
+        schema["/jobs/{job_id}/events"]["GET"].Case(path_parameters={"job_id": job_id}),
+        schema["/outputs/{clip_id}"]["GET"].Case(**clip),
+        schema["/outputs/{clip_id}"]["HEAD"].Case(**clip),
+        schema["/outputs/{clip_id}"]["GET"].Case(**clip, headers={"Range": "bytes=0-9"}),
+        schema["/outputs/{clip_id}"]["GET"].Case(**clip, headers={"Range": "bytes=99999999-"}),
+        schema["/outputs/{clip_id}"]["GET"].Case(**clip, headers={"If-None-Match": "*"}),
+        schema["/jobs/{job_id}"]["DELETE"].Case(path_parameters={"job_id": job_id}),
+    ):
+        case.call_and_validate(base_url=server, timeout=30)

@@ -6,7 +6,7 @@ from fastapi import HTTPException, Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from anime_studio.web.problems import problem_response, status_problem
+from anime_studio.web.problems import answer, status_problem
 
 
 class BodyLimitMiddleware:
@@ -24,7 +24,7 @@ class BodyLimitMiddleware:
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdigit() and int(announced) > self._max_body_bytes:
             problem = status_problem(413, self._too_large(), scope["state"]["context"].request_id)
-            await problem_response(problem, {"Connection": "close"})(scope, receive, send)
+            await answer(Request(scope), problem, {"Connection": "close"})(scope, receive, send)
             return
         received_bytes = 0
 

@@ -17,11 +17,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from anime_studio.core.errors import AnimeStudioError
 from anime_studio.web.metrics import Metrics
-from anime_studio.web.problems import problem_response
+from anime_studio.web.problems import answer as problem_answer
 from anime_studio.web.trace import RequestContext, read_context
 
 HTTP_REQUEST: Final = "http.request"
 """One per request, when its answer is complete."""
+HTTP_REQUEST_CUT: Final = "http.request_cut"
+"""An answer that could not be sent to its end."""
 HTTP_REQUEST_FAILED: Final = "http.request_failed"
 """An exception that nobody expected, with its traceback."""
 
@@ -78,16 +80,17 @@ class ContextMiddleware:
     async def _serve(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         try:
             await self._app(scope, receive, answer)
-        except OSError:
-            if not answer.started:
-                raise
-            # The caller hung up while the body was on its way: its right, and no fault of ours.
-        except Exception:
+        except Exception as error:
+            if answer.started and isinstance(error, OSError):
+                # Most often the caller hung up while the body was on its way: its right, and no fault of ours.
+                _log.warning(HTTP_REQUEST_CUT, route=_route_of(scope), error=repr(error))
+                return
             _log.exception(HTTP_REQUEST_FAILED, method=scope["method"], route=_route_of(scope))
             if answer.started:
                 raise  # too late for a status; the server must cut the connection
-            error = AnimeStudioError("an unexpected error; it was logged under this request id")
-            await problem_response(error.problem(answer.context.request_id))(scope, receive, answer)
+            told = AnimeStudioError("an unexpected error; it was logged under this request id")
+            problem = told.problem(answer.context.request_id)
+            await problem_answer(Request(scope), problem)(scope, receive, answer)
 
     def _conclude(self, scope: Scope, headers: Headers, answer: _Answer, duration_s: float) -> None:
         route = _route_of(scope)

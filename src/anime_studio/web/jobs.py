@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import JSONResponse
@@ -19,6 +19,21 @@ from common.schemas import Job
 router = APIRouter(tags=["jobs"])
 
 FROM_THE_START = -1
+_EVENT: Final = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "id": {"type": "string", "pattern": "^[0-9]+$", "description": "The job's version."},
+        "event": {"type": "string", "enum": ["job", "problem"]},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {
+                "oneOf": [{"$ref": "#/components/schemas/Job"}, {"$ref": "#/components/schemas/Problem"}]
+            },
+        },
+    },
+}
 _LONGEST_VERSION_DIGITS = 9
 
 
@@ -61,7 +76,7 @@ async def cancel_job(job_id: JobId, studio: StudioDep, base_url: BaseUrl) -> Res
             "description": "Server-sent events: `id` is the job's version, `event` is `job` and `data` the whole job "
             "as JSON. Every state, stage and step that was kept is told once, in order; the stream ends after the "
             "job's end. An event `problem` carries a problem; reconnect to go on.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"schema": _EVENT}},
         },
         204: {"description": "The end was told already: there is nothing to reconnect for"},
         **problems(404, 422, 500, 503),

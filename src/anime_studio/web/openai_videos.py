@@ -59,11 +59,11 @@ class _OpenAIRoute(APIRoute):
             try:
                 return await handle(request)
             except AnimeStudioError as error:
-                return _error(error.problem(request_id))
+                return _error(request, error.problem(request_id))
             except RequestValidationError as error:
-                return _invalid(error.errors(), request_id)
+                return _invalid(request, error.errors(), request_id)
             except HTTPException as error:
-                return _error(status_problem(error.status_code, str(error.detail), request_id))
+                return _error(request, status_problem(error.status_code, str(error.detail), request_id))
 
         return handle_in_envelope
 
@@ -244,15 +244,16 @@ async def _owned(studio: Studio, job_id: str) -> JobRecord:
     return job
 
 
-def _invalid(errors: Any, request_id: str) -> Response:
+def _invalid(request: Request, errors: Any, request_id: str) -> Response:
     first = errors[0]
     location = [str(part) for part in first["loc"] if part not in ("body", "query", "header")]
     param = ".".join(location) or None
     detail = f"{param}: {first['msg']}" if param else first["msg"]
-    return _error(InvalidRequestError(detail).problem(request_id), param)
+    return _error(request, InvalidRequestError(detail).problem(request_id), param)
 
 
-def _error(problem: Problem, param: str | None = None) -> Response:
+def _error(request: Request, problem: Problem, param: str | None = None) -> Response:
+    request.state.error_code = problem.code  # for the log line and the refusals counted
     named = re.match(r"(model|size|seconds|input_reference): ", problem.detail)
     body = envelope(problem, param or (named[1] if named else None))
     status = 400 if problem.status == 422 else problem.status

@@ -32,20 +32,18 @@ _TOLD_ERRORS: Final = 5
 _MAX_DETAIL_CHARS: Final = 600
 
 
-def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
-    """Return *problem* as an answer, with `Retry-After` when it knows one."""
+def answer(request: Request, problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    """Return *problem* as the answer to *request*, whose log line and measure then name its code.
+
+    `Retry-After` is set when the problem knows one.
+    """
+    request.state.error_code = problem.code
     response = Response(
         problem.model_dump_json(exclude_none=True), problem.status, dict(headers or {}), MEDIA_TYPE
     )
     if problem.retry_after_s is not None:
         response.headers["Retry-After"] = str(math.ceil(problem.retry_after_s))
     return response
-
-
-def answer(request: Request, problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
-    """Return *problem* as the answer to *request*, whose log line and measure then name its code."""
-    request.state.error_code = problem.code
-    return problem_response(problem, headers)
 
 
 def status_problem(status: int, detail: str, request_id: str, code: str | None = None) -> Problem:
