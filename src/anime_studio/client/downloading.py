@@ -11,8 +11,9 @@ import hashlib
 import os
 import re
 import tempfile
+from io import BufferedRandom
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import httpx
 
@@ -87,7 +88,7 @@ def _clip_of(job: Job) -> Clip:
     raise StudioError(own_problem("clip_not_ready", detail, status=409, retryable=True))
 
 
-def _fetch(studio: Studio, job_id: str | None, clip: Clip, file: BinaryIO) -> Flow[None]:
+def _fetch(studio: Studio, job_id: str | None, clip: Clip, file: BufferedRandom) -> Flow[None]:
     backoff, renewed, repeated = Backoff(studio.retry_for_s), False, False
     while True:
         before = file.tell()
@@ -115,7 +116,7 @@ def _fetch(studio: Studio, job_id: str | None, clip: Clip, file: BinaryIO) -> Fl
         _forget(file)
 
 
-def _fetch_on(clip: Clip, file: BinaryIO) -> Flow[None]:
+def _fetch_on(clip: Clip, file: BufferedRandom) -> Flow[None]:
     """Fetch what is still missing, in one request."""
     have_bytes = file.tell()
     # Compression would hide the true length; a clip would not get smaller anyway.
@@ -152,12 +153,12 @@ def _goes_on_at(have_bytes: int, response: httpx.Response) -> bool:
     return match is not None and int(match[1]) == have_bytes
 
 
-def _forget(file: BinaryIO) -> None:
+def _forget(file: BufferedRandom) -> None:
     file.seek(0)
     file.truncate()
 
 
-def _sha256(file: BinaryIO) -> str:
+def _sha256(file: BufferedRandom) -> str:
     file.seek(0)
     return hashlib.file_digest(file, "sha256").hexdigest()
 

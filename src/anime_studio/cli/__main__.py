@@ -1,0 +1,5 @@
+"""`python -m anime_studio.cli`."""
+
+from anime_studio.cli import main
+
+main()
