@@ -20,3 +20,11 @@ def http(stage: Stage) -> Iterator[httpx.Client]:
     """Serves *stage*."""
     with stage.serve() as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stage, httpx.Client]]:
+    """One server for all tests of a module that leave it as it was."""
+    stage = Stage(tmp_path_factory.mktemp("standing"))
+    with stage.serve() as http:
+        yield stage, http

@@ -13,6 +13,7 @@ import pytest
 from anime_studio.core.errors import StorageError
 from common.schemas import Job, Problem, Readiness
 from support.stage import Stage, until
+from support.standing import OnStandingServer
 
 PROMPT = {"prompt": "a fox in the rain", "seed": 7}
 AT_ONCE = {"Prefer": "respond-async"}
@@ -199,15 +200,6 @@ class TestJobs:
         assert first.url != second.url
         assert http.get(first.url).content == http.get(second.url).content
 
-    @pytest.mark.parametrize(
-        "job_id", ["j_" + "0" * 32, "j_" + "A" * 32, "c_" + "0" * 32, "x", "%00", "j_%0a"]
-    )
-    @pytest.mark.parametrize(("method", "tail"), [("GET", ""), ("DELETE", ""), ("GET", "/events")])
-    def test_an_unknown_id_is_404_whatever_it_looks_like(self, http, job_id, method, tail):
-        answer = http.request(method, f"/jobs/{job_id}{tail}")
-
-        assert (answer.status_code, problem_of(answer).code) == (404, "job_not_found")
-
     def test_a_queued_job_is_cancelled_at_once(self, stage, http):
         job = submit(http)
 
@@ -236,6 +228,17 @@ class TestJobs:
         answer = http.delete(f"/jobs/{job.job_id}")
 
         assert (answer.status_code, answer.json()["state"]) == (200, "succeeded")
+
+
+class TestUnknownJobs(OnStandingServer):
+    @pytest.mark.parametrize(
+        "job_id", ["j_" + "0" * 32, "j_" + "A" * 32, "c_" + "0" * 32, "x", "%00", "j_%0a"]
+    )
+    @pytest.mark.parametrize(("method", "tail"), [("GET", ""), ("DELETE", ""), ("GET", "/events")])
+    def test_an_unknown_id_is_404_whatever_it_looks_like(self, http, job_id, method, tail):
+        answer = http.request(method, f"/jobs/{job_id}{tail}")
+
+        assert (answer.status_code, problem_of(answer).code) == (404, "job_not_found")
 
 
 def events_of(lines) -> list[tuple[int, str, Job]]:
@@ -349,7 +352,7 @@ class TestOperation:
         assert job.links.self == f"https://studio.example/jobs/{job.job_id}"
 
 
-class TestProblems:
+class TestProblems(OnStandingServer):
     @pytest.mark.parametrize(
         ("body", "status", "code", "told"),
         [
@@ -417,6 +420,8 @@ class TestProblems:
         assert (answer.status_code, problem_of(answer).code) == (405, "method_not_allowed")
         assert set(answer.headers["allow"].split(", ")) == allowed
 
+
+class TestFaults:
     def test_an_unexpected_error_is_a_500_that_tells_nothing_but_its_request_id(self, stage, http):
         async def broken(_job_id: str) -> None:
             raise ZeroDivisionError("the secret reason")
