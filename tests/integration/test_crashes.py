@@ -4,6 +4,7 @@ Real processes, real SQLite, the real engine on random weights. Only the places 
 worker waits for its death are the tests' own.
 """
 
+import contextlib
 import hashlib
 import io
 import os
@@ -21,6 +22,7 @@ import pytest
 from anime_studio.core.recipes import TINY_RANDOM
 from anime_studio.engine.tiny import write_tiny_random
 from anime_studio.weights import COMPLETE, write_manifest
+from support.disks import small_disk_at
 from support.local_server import LocalServer
 
 PLACES = ("starting", "text", "denoise", "decode", "store", "stored")
@@ -49,8 +51,15 @@ def server(tmp_path: Path, models_dir: Path) -> Iterator[LocalServer]:
     """A server of the test's own, started by the test."""
     server = LocalServer(tmp_path, models_dir)
     yield server
+    server.http.close()
     if server.process.poll() is None:
         server.stop(signal.SIGKILL)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk_at(tmp_path / "disk", "1500k") as mount:
+        yield mount
 
 
 def alive(process_id: int) -> bool:
@@ -194,21 +203,53 @@ def test_servers_killed_at_random_moments_lose_no_acknowledged_job(server: Local
     assert states == {"succeeded"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_server_hands_its_job_back_closes_streams_and_exits_with_zero(
-    server: LocalServer, number: signal.Signals
-) -> None:
+def test_a_stopped_server_hands_its_job_back_closes_streams_and_exits_with_zero(server: LocalServer) -> None:
     server.start()
     server.stop_worker_at("text")
     job = server.submit()
     worker = server.waiting_worker()
     with httpx.stream("GET", job["links"]["events"], timeout=60) as stream:
-        server.process.send_signal(number)
-        server.let_workers_pass()
-        assert "starting" in "".join(stream.iter_text())  # the stream ends by itself
+        server.process.send_signal(signal.SIGTERM)
+        assert "starting" in "".join(stream.iter_text())  # the stream ends by itself, whole
+    server.until((server.crash_dir / "stopping").exists, "the worker to be told")
+    server.let_workers_pass()
     assert server.process.wait(60) == 0
     assert not alive(worker)
     waiting = server.record(job["job_id"])
     assert (waiting.state, waiting.attempts) == ("queued", 0)
     assert server.logged("job.handed_back")
     assert server.logged("server.stopped")
+
+
+def test_ctrl_c_while_the_worker_still_loads_ends_both_at_once(server: LocalServer) -> None:
+    server.start()
+    job = server.submit()
+    assert server.stop(signal.SIGINT) == 0
+    assert not alive(server.logged("worker.spawned")[0]["pid"])
+    assert server.record(job["job_id"]).state == "queued"
+
+
+def test_a_full_disk_is_said_and_work_goes_on_once_there_is_room(
+    small_disk: Path, tmp_path: Path, models_dir: Path
+) -> None:
+    server = LocalServer(tmp_path, models_dir, data_dir=small_disk / "data")
+    server.start()
+    assert_whole(server, server.ended(server.submit()["job_id"]))
+    filler = small_disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 512)
+
+    answer = server.post("as long as a prompt may be " * 70)
+    while answer.status_code == 202:  # SQLite has a few pages left
+        answer = server.post("as long as a prompt may be " * 70)
+    assert (answer.status_code, answer.json()["code"]) == (507, "disk_full")
+    assert answer.json()["retryable"]
+    assert str(server.data / "jobs.sqlite3") in answer.json()["detail"]
+    assert server.http.get("/health").status_code == 200
+    worker = server.logged("worker.spawned")
+
+    filler.unlink()
+    assert_whole(server, server.ended(server.submit("room again")["job_id"]))
+    assert server.logged("worker.spawned") == worker  # the same worker: it waited, it did not die
+    assert server.stop() == 0

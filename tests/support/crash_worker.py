@@ -11,7 +11,7 @@ from pathlib import Path
 
 from anime_studio.core.jobs import JobRecord, RenderedClip, Report, StoredClip
 from anime_studio.core.recipes import Recipe
-from anime_studio.local.worker_process import _load_engine, main
+from anime_studio.local.worker_process import Pipes, _load_engine, main
 from anime_studio.settings import Settings
 from anime_studio.storage.folder_clips import FolderClips
 from anime_studio.storage.sqlite_desk import SqliteDesk
@@ -64,6 +64,18 @@ def stop_in_store() -> None:
     SqliteDesk.save = stopping_save  # type: ignore[method-assign]
 
 
+def tell_when_stopping() -> None:
+    """Write the file `stopping` once the worker knows that it must stop."""
+    stop = Pipes._stop_within
+
+    def telling_stop(self: Pipes, seconds: float) -> None:
+        stop(self, seconds)
+        (CRASH_DIR / "stopping").touch()
+
+    Pipes._stop_within = telling_stop  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
     stop_in_store()
+    tell_when_stopping()
     main(StoppableEngine)

@@ -25,19 +25,19 @@ class LocalServer:
     """Starts, watches, kills and restarts a server on one data folder."""
 
     def __init__(self, folder: Path, models_dir: Path, **settings: object) -> None:
-        self.data = folder / "data"
         self.crash_dir = folder / "crash"
         self.crash_dir.mkdir(parents=True)
         self.log_file = folder / "log"
         chosen = {
             "recipe": "tiny-random",
-            "data_dir": self.data,
+            "data_dir": folder / "data",
             "models_dir": models_dir,
             "port": 0,
             "log_format": "json",
             "drain_s": 0,
             "device": "cpu",
         } | settings
+        self.data = Path(str(chosen["data_dir"]))
         self._environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("ANIME_STUDIO_")},
             **{f"ANIME_STUDIO_{key.upper()}": str(value) for key, value in chosen.items()},
@@ -88,13 +88,16 @@ class LocalServer:
         entries = [json.loads(line) for line in lines if line.startswith(b"{") and line.endswith(b"}")]
         return [entry for entry in entries if entry["event"] == event]
 
-    def submit(self, prompt: str = "a cat on a roof") -> dict[str, Any]:
-        """Post a prompt and return the job as accepted."""
-        answer = self.http.post(
+    def post(self, prompt: str) -> httpx.Response:
+        return self.http.post(
             "/generate",
             json={"prompt": prompt, "duration": 0.5, "seed": 7},
             headers={"Prefer": "respond-async"},
         )
+
+    def submit(self, prompt: str = "a cat on a roof") -> dict[str, Any]:
+        """Post a prompt and return the job as accepted."""
+        answer = self.post(prompt)
         assert answer.status_code == 202, answer.text
         return dict(answer.json())
 

@@ -3,8 +3,6 @@
 import errno
 import json
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +14,7 @@ from anime_studio.core.errors import DiskFullError, StorageError
 from anime_studio.core.jobs import Asset, StoredClip
 from anime_studio.storage.folder_clips import FolderClips, Retention
 from support.clips import render
+from support.disks import small_disk_at
 
 CLIP_ID = "c_" + "a" * 32
 OTHER_ID = "c_" + "b" * 32
@@ -33,14 +32,8 @@ def clips(folder: Path) -> FolderClips:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 256 KiB."""
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(mount)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("needs the right to mount a tmpfs")
-    yield mount
-    subprocess.run(["umount", "-l", str(mount)], check=True)
+    with small_disk_at(tmp_path / "disk", "256k") as mount:
+        yield mount
 
 
 async def test_a_published_clip_is_read_back_whole(clips: FolderClips, tmp_path: Path) -> None:
