@@ -1,0 +1,61 @@
+# Every target sets up .venv by itself; the second time that takes no time.
+
+PYTHON        ?= python3
+VENV          ?= .venv
+TORCH_VERSION ?= 2.13.0
+# PIP_EXTRA_INDEX_URL is pip's own: set it to choose a CPU or CUDA build of torch.
+
+BIN     := $(VENV)/bin
+RUNS    := $(VENV)/.runs-$(TORCH_VERSION)
+DEVELOPS := $(VENV)/.develops-$(TORCH_VERSION)
+PIP     := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test check lint types imports fix constraints
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(RUNS) ## Draw a clip through a local server: clip.mp4 and its receipt
+	$(BIN)/anime-studio demo --out clip.mp4 --force
+
+serve: $(RUNS) ## Run the local server: API and pages on http://127.0.0.1:8017
+	$(BIN)/anime-studio serve
+
+test: $(DEVELOPS) ## Pass the tests
+	$(BIN)/python -m pytest
+
+check: lint types imports test ## What CI runs
+
+lint: $(DEVELOPS) ## Format and lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(DEVELOPS) ## Check the types
+	$(BIN)/mypy
+
+imports: $(DEVELOPS) ## Check the arrows between packages
+	$(BIN)/lint-imports
+
+fix: $(DEVELOPS) ## Format, and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+constraints: $(DEVELOPS) ## Write the versions installed here into constraints.txt
+	$(BIN)/python tools/constraints.py > constraints.new
+	mv constraints.new constraints.txt
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "python3 -m venv failed; on Debian: apt-get install python3-venv" >&2; exit 1; }
+
+$(RUNS): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) "torch==$(TORCH_VERSION)"
+	$(PIP) -c constraints.txt -e ".[server,engine]"
+	@touch $@
+
+$(DEVELOPS): $(RUNS)
+	$(PIP) -c constraints.txt -e ".[server,engine,modal,dev]"
+	@touch $@
