@@ -15,12 +15,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anime_studio.core.errors import CheckpointError, WeightsMissingError
+from anime_studio.core.errors import AnimeStudioError, CheckpointError, UnavailableError, WeightsMissingError
 from anime_studio.core.recipes import DEMO, TINY_RANDOM, Recipe
 
 MANIFEST = "manifest.json"
@@ -82,6 +83,7 @@ def fetch(
     Raises:
         WeightsMissingError: The recipe has no repository to fetch from.
         CheckpointError: What came is not whole.
+        UnavailableError: The model hub did not answer.
     """
     if recipe.repo_id is None:
         return locate(recipe, models_dir)
@@ -187,12 +189,26 @@ def _mark_complete(folder: Path) -> None:
         os.fsync(file.fileno())
 
 
+@contextmanager
+def _hub_errors(recipe: Recipe) -> Iterator[None]:
+    try:
+        yield
+    except AnimeStudioError:
+        raise
+    except Exception as error:  # the hub client raises its own, its transport's and the system's errors
+        raise UnavailableError(
+            f"{recipe.repo_id} could not be fetched from the model hub ({type(error).__name__}: {error}); "
+            "what has come is kept, run the same command again"
+        ) from error
+
+
 def _resolve_on_hub(recipe: Recipe) -> str:
     if recipe.revision != "main":
         return recipe.revision
     from huggingface_hub import HfApi
 
-    commit = HfApi().model_info(recipe.repo_id or "", revision=recipe.revision).sha
+    with _hub_errors(recipe):
+        commit = HfApi().model_info(recipe.repo_id or "", revision=recipe.revision).sha
     if not commit:
         raise CheckpointError(f"the model hub names no commit for {recipe.repo_id}@{recipe.revision}")
     return commit
@@ -201,4 +217,7 @@ def _resolve_on_hub(recipe: Recipe) -> str:
 def _download_from_hub(recipe: Recipe, revision: str, folder: Path) -> None:
     from huggingface_hub import snapshot_download
 
-    snapshot_download(recipe.repo_id or "", revision=revision, local_dir=folder, allow_patterns=list(_NEEDED))
+    with _hub_errors(recipe):
+        snapshot_download(
+            recipe.repo_id or "", revision=revision, local_dir=folder, allow_patterns=list(_NEEDED)
+        )

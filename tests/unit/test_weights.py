@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from anime_studio import weights
-from anime_studio.core.errors import CheckpointError, WeightsMissingError
+from anime_studio.core.errors import CheckpointError, UnavailableError, WeightsMissingError
 from anime_studio.core.recipes import DEMO, FASTWAN_3STEP, TINY_RANDOM, WAN_50STEP, Recipe
 from anime_studio.engine.engine import load_engine
 
@@ -24,6 +24,10 @@ class Hub:
 
     def __init__(self, source: Path) -> None:
         self.source, self.downloads, self.breaks = source, 0, False
+
+    @staticmethod
+    def unreachable(*_: object, **__: object) -> None:
+        raise ConnectionError("Name or service not known")
 
     def resolve(self, recipe: Recipe) -> str:
         return COMMIT if recipe.revision == "main" else recipe.revision
@@ -152,3 +156,10 @@ def test_an_unreadable_manifest_says_what_to_do(models, content):
 
     with pytest.raises(CheckpointError, match="fetch the weights again"):
         weights.locate(TINY_RANDOM, models)
+
+
+def test_a_hub_that_does_not_answer_is_said_in_our_words(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", Hub.unreachable)
+
+    with pytest.raises(UnavailableError, match="run the same command again"):
+        weights.fetch(FASTWAN_3STEP, tmp_path)
