@@ -42,7 +42,7 @@ CLIPS_SWEPT: Final = "clips.swept"
 REMAINS_REMOVED: Final = "remains.removed"
 SIGNING_KEY_CREATED: Final = "signing_key.created"
 
-_SIGNATURE = re.compile(r"(signature=)[^&\s\"']+", re.IGNORECASE)
+_SIGNATURE = re.compile(r"(signature(?:=|%3D))[A-Za-z0-9_%-]+", re.IGNORECASE)
 
 _log = structlog.get_logger(__name__)
 
@@ -62,9 +62,9 @@ def configure_logging(settings: Settings, *, component: str) -> None:
         _named(component),
     ]
     renderers: list[Processor] = (
-        [redact, structlog.dev.ConsoleRenderer()]
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if console
-        else [structlog.processors.format_exc_info, redact, structlog.processors.JSONRenderer()]
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -76,7 +76,7 @@ def configure_logging(settings: Settings, *, component: str) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers, redact],
         )
     )
     root = logging.getLogger()
@@ -86,12 +86,9 @@ def configure_logging(settings: Settings, *, component: str) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
-def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Strike the signature out of every link in a line; a structlog processor."""
-    for key, value in event.items():
-        if isinstance(value, str) and "signature" in value.lower():
-            event[key] = _SIGNATURE.sub(r"\1[redacted]", value)
-    return event
+def redact(_logger: Any, _method: str, line: Any) -> str:
+    """Strike the signature out of every link in a rendered line, wherever it stood; the last processor."""
+    return _SIGNATURE.sub(r"\1[redacted]", str(line))
 
 
 def log_job(job: JobRecord, *, log_prompts: bool = False) -> None:
