@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import av
@@ -362,6 +363,19 @@ class TestLoss:
 
         assert code_of(http.get(clip.url)) == (410, "clip_gone")
         assert code_of(http.get(changed(clip.url, signature="A" * 43))) == (403, "url_invalid")
+
+    @pytest.mark.parametrize("lose", [Path.unlink, lambda film: film.write_bytes(b"half")])
+    def test_a_clip_lost_between_the_check_and_the_answer_is_gone_too(self, stage, http, clip, lose):
+        opened = stage.clips.open
+
+        async def open_then_lose(*asked):
+            file = await opened(*asked)
+            lose(file.path)
+            return file
+
+        stage.clips.open = open_then_lose
+
+        assert code_of(http.get(clip.url)) == (410, "clip_gone")
 
     def test_a_truncated_file_is_never_served(self, stage, http, clip):
         film = next(stage.clips._folder.glob("*.mp4"))

@@ -33,6 +33,11 @@ def test_the_frame_count_is_4n_plus_1_and_covers_the_duration(duration_s, num_fr
     assert frames_for(duration_s) == num_frames
 
 
+def test_a_float_a_hair_above_a_frame_asks_for_no_more_frames():
+    assert 4.36 * 25 > 109
+    assert frames_for(4.36, fps=25) == 109
+
+
 @given(st.floats(0.001, 60, allow_nan=False), st.sampled_from([8, 12, 16, 24]))
 def test_the_smallest_legal_count_that_covers(duration_s, fps):
     num_frames = frames_for(duration_s, fps=fps)
