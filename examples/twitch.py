@@ -35,7 +35,7 @@ class TwitchChat:
         self.host, self.port = host, port
         self.tls = ssl.create_default_context() if tls else None
         self.joined = asyncio.Event()
-        self.writer: asyncio.StreamWriter
+        self.writer: asyncio.StreamWriter | None = None
 
     async def say(self, line: str) -> None:
         """Post a line, waiting for the connection if there is none."""
@@ -58,7 +58,8 @@ class TwitchChat:
                     await self.handle(line.decode(errors="replace").rstrip("\r\n"), bot)
             except OSError as error:
                 print(f"chat: {error}", file=sys.stderr)
-            self.joined.clear()
+            finally:
+                self.hang_up()
             await asyncio.sleep(pause_s)
             pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
 
@@ -79,8 +80,16 @@ class TwitchChat:
         elif said := _PRIVMSG.match(line):
             bot.hear(said["author"], said["text"])
 
+    def hang_up(self) -> None:
+        """Close the connection, if there is one."""
+        self.joined.clear()
+        if self.writer is not None:
+            self.writer.close()
+
     async def send(self, command: str) -> None:
         """Send one line."""
+        if self.writer is None:
+            raise ConnectionError("not connected")
         self.writer.write(command.encode() + b"\r\n")
         await self.writer.drain()
 

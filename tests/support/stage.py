@@ -57,6 +57,7 @@ class PlayedLauncher:
     stopped: list[str] = field(default_factory=list)
     ready: Readiness = Readiness(ready=True, status="ready", detail="one worker is idle")  # noqa: RUF009  frozen
     refuses: bool = False
+    warmed: int = 0
 
     async def launch(self, job: JobRecord) -> None:
         if self.refuses:
@@ -72,6 +73,7 @@ class PlayedLauncher:
     async def warm(self) -> None:
         if self.refuses:
             raise UnavailableError("no worker answers", retry_after_s=7)
+        self.warmed += 1
 
 
 class Stage:

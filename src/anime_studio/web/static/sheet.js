@@ -27,6 +27,7 @@ export function etaWords(etaS) {
 export function drawSheet(sheet, job) {
   const total = Math.min(job.progress.total_steps || job.request.num_inference_steps, MOST_CELLS);
   if (sheet.childElementCount !== total + 4) sheet.replaceChildren(...cells(total));
+  sheet.dataset.many = String(total > 20);
   const at = position(job, total);
   [...sheet.children].forEach((cell, index) => {
     cell.classList.toggle("done", index < at);
