@@ -33,6 +33,7 @@ from anime_studio.client import (
 from common.schemas import Job
 from support.proxy import CuttingProxy
 from support.stage import Stage, until
+from support.tiny_models import tiny_models
 
 
 @pytest.fixture
@@ -324,16 +325,7 @@ def stopping(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 @pytest.mark.timeout(300)
 def test_a_wait_outlives_the_server_it_began_with(tmp_path: Path) -> None:
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "anime_studio.engine.tiny",
-            str(tmp_path / "models" / "tiny-random" / "random-0"),
-        ],
-        check=True,
-        capture_output=True,
-    )
+    tiny_models(tmp_path / "models")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     first = serve(tmp_path, port)
