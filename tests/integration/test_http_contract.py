@@ -142,8 +142,26 @@ class TestGenerate:
         assert (answer.status_code, problem_of(answer).code) == (503, "unavailable")
         assert answer.headers["retry-after"] == "7"
 
+    def test_a_job_that_nobody_was_asked_to_draw_does_not_wait_for_ever(self, stage, http):
+        stage.launcher.refuses = True
+
+        http.post("/generate", json=PROMPT)
+
+        assert http.get("/ready").json()["queued"] == 0
+
 
 class TestIdempotency:
+    def test_the_same_call_asks_again_for_a_worker(self, stage, http):
+        key = AT_ONCE | {"Idempotency-Key": "show-1"}
+        stage.launcher.refuses = True
+        assert http.post("/generate", json=PROMPT, headers=key).status_code == 503
+        stage.launcher.refuses = False
+
+        job = http.post("/generate", json=PROMPT, headers=key).json()
+
+        assert job["state"] == "queued"
+        assert stage.launcher.launched == [job["job_id"]]
+
     def test_the_same_key_and_body_answer_with_the_same_job(self, stage, http):
         key = AT_ONCE | {"Idempotency-Key": "show-1"}
         first = http.post("/generate", json=PROMPT, headers=key).json()

@@ -364,6 +364,15 @@ class TestLoss:
         assert code_of(http.get(clip.url)) == (410, "clip_gone")
         assert code_of(http.get(changed(clip.url, signature="A" * 43))) == (403, "url_invalid")
 
+    def test_a_job_whose_clip_was_swept_shows_no_clip(self, stage, http):
+        job, _ = make_clip(stage, http, seed=2)
+        for path in stage.clips._folder.iterdir():
+            path.unlink()
+
+        after = Job.model_validate(http.get(f"/jobs/{job.job_id}").json())
+
+        assert (after.state, after.clip) == ("succeeded", None)
+
     @pytest.mark.parametrize("lose", [Path.unlink, lambda film: film.write_bytes(b"half")])
     def test_a_clip_lost_between_the_check_and_the_answer_is_gone_too(self, stage, http, clip, lose):
         opened = stage.clips.open

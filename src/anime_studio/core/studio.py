@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 
 from anime_studio.core.clip import plan
 from anime_studio.core.errors import (
+    AnimeStudioError,
     ClipGoneError,
     DeadlineUnmeetableError,
     JobCancelledError,
@@ -105,6 +106,7 @@ class Studio:
             DeadlineUnmeetableError: It could not be ready in time.
             IdempotencyConflictError: The key belongs to another body.
             StorageError: The job could not be kept; it does not exist.
+            UnavailableError: No worker could be asked. With an idempotency key the same call asks again.
         """
         job = self._new_job(request, caller)
         idempotency = _fingerprint(request, caller)
@@ -113,7 +115,7 @@ class Studio:
             await self._refuse_what_cannot_be_done(request)
         kept = await self._jobs.add(job, idempotency)
         if not kept.state.final:
-            await self._launcher.launch(kept)
+            await self._launch(kept, may_be_retried=idempotency is not None)
         return kept
 
     async def get(self, job_id: str) -> JobRecord:
@@ -206,7 +208,7 @@ class Studio:
             **job.model_dump(include=_SAME_IN_BOTH, exclude_none=False),
             progress=progress,
             request=job.spec,
-            clip=self._fresh_clip(job, base_url),
+            clip=self._fresh_clip(job, base_url) if await self.has_clip(job) else None,
             queue_position=position,
             links=Links(self=f"{base_url}/jobs/{job.job_id}", events=f"{base_url}/jobs/{job.job_id}/events"),
         )
@@ -236,6 +238,14 @@ class Studio:
                 f"clip {clip_id} was swept or damaged; submit the prompt again with the same seed"
             )
         return link, file
+
+    async def _launch(self, job: JobRecord, *, may_be_retried: bool) -> None:
+        try:
+            await self._launcher.launch(job)
+        except AnimeStudioError as error:
+            if not may_be_retried:  # nobody knows this job's id: it must not wait for ever
+                await self._jobs.cancel(job.job_id, error.problem(job.request_id), self.clock.now())
+            raise
 
     def _new_job(self, request: GenerateRequest, caller: Caller) -> JobRecord:
         now = self.clock.now()

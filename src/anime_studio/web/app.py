@@ -84,6 +84,7 @@ def create_app(open_studio: OpenStudio, options: WebOptions) -> FastAPI:
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         lifespan=lifespan,
         separate_input_output_schemas=False,
+        docs_url=None,  # its pages load scripts from elsewhere; /openapi.json is the document
         redoc_url=None,
         generate_unique_id_function=_operation_id,
     )

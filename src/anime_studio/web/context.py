@@ -40,7 +40,7 @@ SECURITY_HEADERS: Final = {
 }
 """For answers that set none themselves."""
 DATA_POLICY: Final = "default-src 'none'; frame-ancestors 'none'"
-"""Content-Security-Policy of all that is no page; pages set their own, and FastAPI's /docs loads its script."""
+"""Content-Security-Policy of all that is no page; pages set their own."""
 
 _log = structlog.get_logger(__name__)
 

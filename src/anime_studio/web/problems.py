@@ -72,7 +72,7 @@ def install(app: FastAPI, routes: Sequence[APIRoute]) -> None:
             headers["Allow"] = allowed or headers.get("Allow", "")
             detail = f"this path takes {headers['Allow']}"
         elif error.status_code == 404:
-            detail = "no route has this path; see /docs"
+            detail = "no route has this path; /openapi.json lists them"
         return answer(request, status_problem(error.status_code, detail, _request_id(request)), headers)
 
     app.add_exception_handler(AnimeStudioError, _on_our_error)
