@@ -30,6 +30,7 @@ from anime_studio.core.jobs import ClipWriter, Clock, JobDesk, JobRecord, Render
 from anime_studio.core.pricing import Machine, receipt
 from anime_studio.pace import FIRST_PACE, Pace
 from anime_studio.telemetry import (
+    JOB_END_DELAYED,
     JOB_ENGINE_CRASHED,
     JOB_HANDED_BACK,
     JOB_LEFT_FOR_RECOVERY,
@@ -61,6 +62,7 @@ def run_job(
     scratch: Path,
     pace: Pace = FIRST_PACE,
     stop_requested: Callable[[], bool] = lambda: False,
+    start_s: float = 0.0,
     log_prompts: bool = False,
 ) -> JobRecord:
     """Draw a claimed job and keep its end.
@@ -75,6 +77,7 @@ def run_job(
         scratch: Folder for the job's own folder, which is removed whatever happens.
         pace: How fast the last job went on this worker; see `Pace.of`.
         stop_requested: Asked at each report; True hands the job back.
+        start_s: Seconds that the worker was made ready for this job; on its receipt.
         log_prompts: Whether the job's line has the prompt's text.
 
     Returns:
@@ -84,7 +87,9 @@ def run_job(
         StorageError: Its end could not be kept. The job stays as it was, for recovery.
     """
     with structlog.contextvars.bound_contextvars(job_id=job.job_id, request_id=job.request_id):
-        run = _Run(job, renderer, desk, clips, machine, clock, pace, stop_requested, renderer.start_kind)
+        run = _Run(
+            job, renderer, desk, clips, machine, clock, pace, stop_requested, start_s, renderer.start_kind
+        )
         _log.info(JOB_STARTED, attempt=job.attempts, start_kind=run.start_kind)
         ended = run.draw(scratch / job.job_id)
         _save_patiently(desk, ended)
@@ -107,6 +112,7 @@ class _Run:
     clock: Clock
     pace: Pace
     stop_requested: Callable[[], bool]
+    start_s: float
     start_kind: StartKind
     stage: Stage = Stage.STARTING
     steps_done: int = 0
@@ -161,9 +167,9 @@ class _Run:
         now = self.clock.now()
         timings = measured.model_copy(
             update={
-                "text_s": rendered.text_s,
-                "denoise_s": rendered.denoise_s,
-                "decode_s": rendered.decode_s,
+                "text_s": round(rendered.text_s, 6),
+                "denoise_s": round(rendered.denoise_s, 6),
+                "decode_s": round(rendered.decode_s, 6),
                 "total_s": max(0.0, (now - self.job.created_at).total_seconds()),
             }
         )
@@ -206,6 +212,7 @@ class _Run:
         seconds = {
             _FIELDS[stage]: round(end - begin, 6) for (stage, begin), end in zip(begun, ends, strict=True)
         }
+        seconds["start_s"] = round(self.start_s + seconds.get("start_s", 0.0), 6)
         return self.job.timings.model_copy(update=seconds)
 
     def _known(self, error: Exception) -> AnimeStudioError:
@@ -240,6 +247,10 @@ def _save_patiently(desk: JobDesk, job: JobRecord) -> None:
         try:
             return desk.save(job)
         except StorageError as error:
-            _log.warning(JOB_LEFT_FOR_RECOVERY, detail=error.detail, again_in_s=wait_s)
+            _log.warning(JOB_END_DELAYED, detail=error.detail, again_in_s=wait_s)
             time.sleep(wait_s)
-    return desk.save(job)
+    try:
+        return desk.save(job)
+    except StorageError as error:
+        _log.error(JOB_LEFT_FOR_RECOVERY, detail=error.detail)
+        raise

@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -32,8 +33,7 @@ PLACES = ("starting", "text", "denoise", "decode", "store", "stored")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     checkpoint = write_tiny_random(folder / TINY_RANDOM.name / TINY_RANDOM.revision)
-    write_manifest(checkpoint)
-    (checkpoint / COMPLETE).touch()
+    complete(checkpoint)
     return folder
 
 
@@ -60,6 +60,11 @@ def server(tmp_path: Path, models_dir: Path) -> Iterator[LocalServer]:
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     with small_disk_at(tmp_path / "disk", "1500k") as mount:
         yield mount
+
+
+def complete(checkpoint: Path) -> None:
+    write_manifest(checkpoint)
+    (checkpoint / COMPLETE).touch()
 
 
 def alive(process_id: int) -> bool:
@@ -253,3 +258,22 @@ def test_a_full_disk_is_said_and_work_goes_on_once_there_is_room(
     assert_whole(server, server.ended(server.submit("room again")["job_id"]))
     assert server.logged("worker.spawned") == worker  # the same worker: it waited, it did not die
     assert server.stop() == 0
+
+
+def test_missing_weights_are_named_with_their_command_until_they_are_there(
+    server: LocalServer, models_dir: Path, tmp_path: Path
+) -> None:
+    kept_at = Path(TINY_RANDOM.name, TINY_RANDOM.revision)
+    server.environment["ANIME_STUDIO_MODELS_DIR"] = str(tmp_path / "models")
+    server.start()
+    server.until(lambda: "weights" in server.http.get("/ready").json()["detail"], "the worker's word")
+    told = server.http.get("/ready")
+    assert (told.status_code, told.json()["retryable"]) == (503, True)
+    assert f"python -m anime_studio.engine.tiny {tmp_path / 'models' / kept_at}" in told.json()["detail"]
+    (line,) = server.logged("worker.blocked")
+    assert line["code"] == "weights_missing"
+
+    shutil.copytree(models_dir / kept_at, tmp_path / "models" / kept_at)
+    server.until(lambda: server.http.get("/ready").status_code == 200, "the worker to find its weights")
+    assert_whole(server, server.ended(server.submit()["job_id"]))
+    assert len(server.logged("worker.spawned")) == 1

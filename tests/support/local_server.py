@@ -38,7 +38,7 @@ class LocalServer:
             "device": "cpu",
         } | settings
         self.data = Path(str(chosen["data_dir"]))
-        self._environment = {
+        self.environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("ANIME_STUDIO_")},
             **{f"ANIME_STUDIO_{key.upper()}": str(value) for key, value in chosen.items()},
             "CRASH_DIR": str(self.crash_dir),
@@ -51,7 +51,7 @@ class LocalServer:
         """Start a server process; its log is appended to the same file."""
         with self.log_file.open("ab") as log:
             command = [sys.executable, str(HERE / "crash_server.py")]
-            return subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL, env=self._environment)
+            return subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL, env=self.environment)
 
     def start(self) -> None:
         """Start the server and wait until it answers."""

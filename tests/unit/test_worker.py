@@ -221,9 +221,10 @@ def test_an_end_that_cannot_be_kept_leaves_the_job_for_recovery(
         save(job)
 
     monkeypatch.setattr(shop.desk, "save", full)
-    with pytest.raises(StorageError):
+    with capture_logs() as logs, pytest.raises(StorageError):
         shop.run(PlayedRenderer())
     assert tries == 3
+    assert logs[-1]["event"] == "job.left_for_recovery"
     monkeypatch.undo()
     again = shop.desk.claim(shop.clock.now())
     assert again is not None

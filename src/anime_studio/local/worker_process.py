@@ -20,6 +20,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from anime_studio.core.errors import AnimeStudioError, StorageError, WeightsMissingError
 from anime_studio.core.jobs import Renderer
 from anime_studio.core.pricing import UNBILLED
@@ -31,7 +33,7 @@ from anime_studio.pace import FIRST_PACE, Pace
 from anime_studio.settings import Settings
 from anime_studio.storage.folder_clips import FolderClips, Retention
 from anime_studio.storage.sqlite_desk import SqliteDesk
-from anime_studio.telemetry import configure_logging, log_job
+from anime_studio.telemetry import JOBS_SWEPT, configure_logging, log_job
 from anime_studio.weights import Checkpoint, locate
 from anime_studio.worker import run_job
 
@@ -40,6 +42,8 @@ LOOK_FOR_WORK_EVERY_S: Final = 0.25
 LOOK_FOR_WEIGHTS_EVERY_S: Final = 3.0
 AFTER_STORAGE_ERROR_S: Final = 1.0
 KEEP_HOUSE_EVERY_S: Final = 60.0
+
+_log = structlog.get_logger(__name__)
 
 Say = Callable[[WorkerStatus], None]
 LoadRenderer = Callable[[Recipe, Path, Settings], Renderer]
@@ -212,7 +216,8 @@ class _Shift:
             min_age=timedelta(seconds=settings.url_ttl_s),
         )
         self._clips.sweep(today, retention)
-        self._desk.sweep(today, timedelta(seconds=settings.job_ttl_s))
+        if forgotten := self._desk.sweep(today, timedelta(seconds=settings.job_ttl_s)):
+            _log.info(JOBS_SWEPT, count=forgotten)
 
     def _say(self, status: WorkerStatus) -> None:
         if status != self._said:
