@@ -25,6 +25,7 @@ from anime_studio.client.flows import Effect, Flow, Read, ReadAll, Send, Sleep, 
 from anime_studio.client.following import follow, wait
 from anime_studio.client.requests import Options, body_of, new_key
 from common.schemas import ClientSignal, ClientSignals, Clip, Health, Job, Readiness, SignalsAccepted
+from common.show import RecipeCard, ShowStatus
 
 T = TypeVar("T")
 OnProgress = Callable[[Job], object]
@@ -128,6 +129,19 @@ class AsyncStudioClient:
     async def ready(self) -> Readiness:
         """Return whether a job posted now would be drawn. Asks once: poll it to wait."""
         return await self._run(flows.ready(self._studio))
+
+    async def recipe(self) -> RecipeCard:
+        """Return what the deployment draws, and within which bounds."""
+        return await self._run(flows.read(self._studio, "/recipe", RecipeCard))
+
+    async def show_status(self, *, window_s: int = 3600, jobs: int = 0) -> ShowStatus:
+        """Return the operator's summary of the last *window_s* seconds, with up to *jobs* jobs listed."""
+        path = f"/status?window_s={window_s}&jobs={jobs}"
+        return await self._run(flows.read(self._studio, path, ShowStatus))
+
+    async def warm(self) -> Readiness:
+        """Ask for a worker to be made ready, and return how things stand; poll `ready` for the rest."""
+        return await self._run(flows.warm(self._studio))
 
     async def signal(self, *signals: ClientSignal) -> int:
         """Tell the operator what was seen here, once; return how many signals were counted."""

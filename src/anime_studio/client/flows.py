@@ -171,6 +171,12 @@ def post(studio: Studio, path: str, body: BaseModel, model: type[M]) -> Flow[M]:
     return parse(model, response)
 
 
+def warm(studio: Studio) -> Flow[Readiness]:
+    """Ask for a worker to be made ready; safe to repeat."""
+    response = yield from call(studio, Send("POST", f"{studio.url}/warm"))
+    return parse(Readiness, response)
+
+
 def ready(studio: Studio) -> Flow[Readiness]:
     """Ask whether a job would be drawn; a server that says no is an answer, not an error."""
     try:

@@ -1,0 +1,172 @@
+"""`watch`, `report`, `warm`, `preflight`: for whoever is on call during the show."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from anime_studio.cli.generate import studio_at
+from anime_studio.cli.output import ExitCode, JsonOption, UrlOption, answering
+from anime_studio.cli.preflight import examine
+from anime_studio.cli.show_report import render_report
+from anime_studio.client import DEFAULT_URL, StudioClient, StudioError
+from common.schemas import SignalKind
+from common.show import Percentiles, ShowStatus
+
+LONGEST_REPORT_H = 7 * 24
+_STATUS_STYLES = {"ready": "green", "asleep": "blue", "starting": "yellow", "unavailable": "red"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(watch)
+    app.command()(report)
+    app.command()(warm)
+    app.command()(preflight)
+
+
+def watch(
+    url: UrlOption = DEFAULT_URL,
+    every: Annotated[float, typer.Option(min=0.5, help="Seconds between looks.")] = 2.0,
+    window: Annotated[int, typer.Option(min=60, help="Seconds to look back.")] = 3600,
+    once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how the show goes, until Ctrl-C. With --json, look once."""
+    with answering(as_json=as_json) as output, studio_at(url) as studio:
+        if as_json:
+            output.result(studio.show_status(window_s=window), "")
+            return
+        with Live(screen=not once, auto_refresh=False) as live:
+            while True:
+                live.update(_look(studio, window), refresh=True)
+                if once:
+                    return
+                time.sleep(every)
+
+
+def report(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("show.html"),
+    hours: Annotated[float, typer.Option(min=0.1, max=LONGEST_REPORT_H, help="How far to look back.")] = 6.0,
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one HTML file about the show: every job, its seconds, its cost; it needs nothing else to open."""
+    with answering(as_json=as_json) as output, studio_at(url) as studio:
+        status = studio.show_status(window_s=round(hours * 3600), jobs=1000)
+        out.write_text(render_report(status), encoding="utf-8")
+        clips = f"{status.succeeded} clips, {status.failed} failed, {status.cancelled} cancelled"
+        output.result({"file": str(out), "finished": status.finished}, f"{out}: {clips}")
+
+
+def warm(
+    url: UrlOption = DEFAULT_URL,
+    timeout: Annotated[float, typer.Option(min=0, help="Wait so many seconds for it to be ready.")] = 120.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Wake a worker before the show and wait until it is ready. Ends with 6 if it does not get ready."""
+    with answering(as_json=as_json) as output, studio_at(url) as studio:
+        deadline = time.monotonic() + timeout
+        readiness = studio.warm()
+        while readiness.status != "ready" and time.monotonic() < deadline:
+            time.sleep(1)
+            readiness = studio.ready()
+        output.result(readiness, f"{readiness.status}: {readiness.detail}")
+        if readiness.status != "ready":
+            raise typer.Exit(ExitCode.UNAVAILABLE)
+
+
+def preflight(
+    url: UrlOption = DEFAULT_URL,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Longest wait for the test clip, in seconds.")
+    ] = 300.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Prove the whole path before going live, with one real clip. Ends with 1 if anything fails."""
+    with answering(as_json=as_json) as output:
+        checks = []
+        for check in examine(url, timeout):
+            checks.append(check)
+            output.say(f"{'ok    ' if check.passed else 'FAILED'}  {check.name:<9} {check.detail}")
+        passed = all(check.passed for check in checks)
+        document = {"passed": passed, "checks": [check.model_dump() for check in checks]}
+        output.result(document, "ready to go live" if passed else "not ready to go live")
+        if not passed:
+            raise typer.Exit(ExitCode.FAILED)
+
+
+def _look(studio: StudioClient, window_s: int) -> RenderableType:
+    try:
+        return render_status(studio.show_status(window_s=window_s))
+    except StudioError as error:
+        return Text(f"{datetime.now().astimezone():%H:%M:%S}  {error}", style="red")
+
+
+def render_status(status: ShowStatus) -> RenderableType:
+    """Return the operator's view for a terminal."""
+    readiness = status.readiness
+    head = Text.assemble(
+        ("● ", _STATUS_STYLES[readiness.status]),
+        (readiness.status, "bold"),
+        f"  {readiness.detail}  ·  {status.recipe}  ·  {status.now.astimezone():%H:%M:%S}",
+    )
+    return Group(head, Text(), _numbers(status), Text(), _stages(status), Text(), _errors(status))
+
+
+def _numbers(status: ShowStatus) -> Table:
+    spend, table = status.spend, Table.grid(padding=(0, 3))
+    rate = "–" if status.success_rate is None else f"{status.success_rate:.1%}"
+    per_clip = "" if spend.usd_per_clip is None else f", ${spend.usd_per_clip:.4f} a clip"
+    budget = "" if spend.budget_used is None else f" ({spend.budget_used:.0%} of budget)"
+    errors = status.signals.get(SignalKind.PLAYBACK_ERROR, 0)
+    for name, value in (
+        (
+            "success",
+            f"{rate}  {status.succeeded} clips, {status.failed} failed, {status.cancelled} cancelled",
+        ),
+        ("backlog", f"{status.readiness.queued} waiting, {status.readiness.running} being drawn"),
+        ("cold starts", str(status.cold_starts)),
+        ("spent", f"${spend.usd:.4f}{per_clip}{budget}"),
+        ("fallbacks", f"{status.fallbacks}, {errors} playback errors"),
+    ):
+        table.add_row(Text(name, style="dim"), value)
+    return table
+
+
+def _stages(status: ShowStatus) -> Table:
+    table = Table("stage", box=None, padding=(0, 2), header_style="dim")
+    for column in ("p50 s", "p95 s", "jobs"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    longest_s = max((stage.p95_s for stage in status.stages.values()), default=0.0) or 1.0
+    for name, stage in status.stages.items():
+        table.add_row(
+            name, f"{stage.p50_s:.2f}", f"{stage.p95_s:.2f}", str(stage.count), _bar(stage, longest_s)
+        )
+    return table
+
+
+def _bar(stage: Percentiles, longest_s: float, width: int = 30) -> Text:
+    p50 = round(width * stage.p50_s / longest_s)
+    p95 = round(width * stage.p95_s / longest_s)
+    return Text.assemble(("█" * p50, "blue"), ("░" * (p95 - p50), "blue"))
+
+
+def _errors(status: ShowStatus) -> RenderableType:
+    if not status.errors:
+        return Text("no errors", style="dim")
+    table = Table("at", "code", "request", "what happened", box=None, padding=(0, 2), header_style="dim")
+    for error in status.errors:
+        table.add_row(
+            f"{error.at.astimezone():%H:%M:%S}", Text(error.code, style="red"), error.request_id, error.detail
+        )
+    return table
