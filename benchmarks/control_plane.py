@@ -76,6 +76,7 @@ def serve(kind: str, folder: Path) -> None:
     # As the real server logs: JSON lines on standard error.
     configure_logging(Settings(log_format="json"), component="server")
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as the real server does
     print(listener.getsockname()[1], flush=True)
     app = _studio_app(folder) if kind == "studio" else _plain_app(folder)
     uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False)).run(sockets=[listener])
