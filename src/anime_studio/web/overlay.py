@@ -86,7 +86,10 @@ async def _present(studio: Studio, record: JobRecord, base_url: str) -> ChannelC
 
 def _origin_of(address: str) -> str:
     """Return scheme and host of *address* for the policy, or nothing when it is not plain http(s)."""
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return ""
     if parts.scheme in ("http", "https") and _HOST.fullmatch(parts.netloc):
         return f"{parts.scheme}://{parts.netloc}"
     return ""

@@ -1,0 +1,151 @@
+"""The operator's summary, from records alone."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anime_studio.core.clip import plan
+from anime_studio.core.errors import BadFramesError, JobCancelledError
+from anime_studio.core.jobs import JobRecord, StoredClip
+from anime_studio.core.recipes import DEMO, FASTWAN_3STEP, RECIPES, TINY_RANDOM, WAN_50STEP, Recipe
+from anime_studio.core.show import percentile, recipe_card, summarise
+from common.schemas import Cost, GenerateRequest, JobState, Readiness, SignalKind, StartKind, Timings
+from common.show import ShowStatus
+
+NOW = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
+SPEC = plan(GenerateRequest(prompt="a secret wish", duration=1), TINY_RANDOM, model_revision="r", seed=1)
+
+
+def queued(number: int) -> JobRecord:
+    name = f"{number:032x}"
+    return JobRecord(
+        job_id=f"j_{name}", clip_id=f"c_{name}", request_id=f"r_{number}", spec=SPEC, created_at=NOW
+    )
+
+
+def drawn(number: int, total_s: float, usd: float = 0.0, start: StartKind = StartKind.WARM) -> JobRecord:
+    clip = StoredClip(
+        clip_id=f"c_{number:032x}", size_bytes=1, sha256="0" * 64, poster_size_bytes=1, poster_sha256="0" * 64,
+        width=1, height=1, num_frames=5, fps=16,
+    )  # fmt: skip
+    running = queued(number).claimed(NOW).model_copy(update={"start_kind": start})
+    return running.succeeded(clip, Timings(total_s=total_s), Cost(usd=usd, basis="measured"), NOW)
+
+
+def failed(number: int) -> JobRecord:
+    job = queued(number).claimed(NOW)
+    return job.failed(BadFramesError(f"job {job.job_id} drew black frames").problem(job.request_id), NOW)
+
+
+def cancelled(number: int) -> JobRecord:
+    job = queued(number)
+    return job.cancelled(JobCancelledError("stopped").problem(job.request_id), NOW)
+
+
+def summary(*jobs: JobRecord, **changes: object) -> ShowStatus:
+    given_ = {
+        "now": NOW,
+        "window": timedelta(hours=1),
+        "limit": 1000,
+        "readiness": Readiness(ready=True, status="ready", detail="idle"),
+        "budget_usd_per_clip": None,
+        "signals": {},
+        "recipe": "demo",
+        "version": "1",
+        "uptime_s": 1.0,
+    } | changes
+    return summarise(jobs, **given_)  # type: ignore[arg-type]
+
+
+def test_a_night_without_jobs_divides_by_nothing() -> None:
+    status = summary()
+    assert (status.success_rate, status.stages, status.spend.usd_per_clip) == (None, {}, None)
+
+
+def test_cancelled_jobs_count_neither_for_nor_against_success() -> None:
+    status = summary(drawn(1, 1), drawn(2, 1), drawn(3, 1), failed(4), cancelled(5))
+    assert status.success_rate == pytest.approx(0.75)
+    assert (status.finished, status.succeeded, status.failed, status.cancelled) == (5, 3, 1, 1)
+
+
+def test_percentiles_are_durations_that_some_job_had() -> None:
+    total = summary(*(drawn(number, float(number)) for number in range(1, 21))).stages["total"]
+    assert (total.count, total.p50_s, total.p95_s) == (20, 10.0, 19.0)
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0, 1))
+def test_a_percentile_is_a_value_with_its_share_at_or_below_it(values: list[float], share: float) -> None:
+    found = percentile(values, share)
+    assert found in values
+    assert sum(value <= found for value in values) >= share * len(values) - 1e-9
+
+
+def test_failures_do_not_flatter_the_stage_times_but_their_cost_is_paid() -> None:
+    status = summary(
+        drawn(1, 5, usd=0.01), failed(2).model_copy(update={"cost": Cost(usd=0.02, basis="measured")})
+    )
+    assert status.stages["total"].count == 1
+    assert (status.spend.usd, status.spend.usd_per_clip) == (pytest.approx(0.03), pytest.approx(0.03))
+
+
+def test_spend_is_held_against_the_budget_for_one_clip() -> None:
+    status = summary(drawn(1, 1, usd=0.03), budget_usd_per_clip=0.02)
+    assert status.spend.budget_used == pytest.approx(1.5)
+
+
+def test_every_start_that_was_not_warm_is_a_cold_start() -> None:
+    kinds = (StartKind.WARM, StartKind.COLD, StartKind.RESTORED, StartKind.RECOVERED)
+    status = summary(*(drawn(number, 1, start=kind) for number, kind in enumerate(kinds)))
+    assert status.cold_starts == 3
+    assert status.starts == dict.fromkeys(kinds, 1)
+
+
+def test_the_last_five_errors_are_named_by_request_and_never_by_job() -> None:
+    status = summary(*(failed(number) for number in range(7)), list_jobs=10)
+    assert [error.request_id for error in status.errors] == [f"r_{number}" for number in range(5)]
+    assert status.errors[0].code == "frames_invalid"
+    told = status.model_dump_json()
+    assert "j_0" not in told
+    assert "a secret wish" not in told
+
+
+def test_fallbacks_are_what_clients_reported() -> None:
+    assert summary(signals={SignalKind.FALLBACK_PLAYED: 3, SignalKind.PLAYBACK_ERROR: 1}).fallbacks == 3
+
+
+def test_it_says_when_there_were_more_jobs_than_it_counted() -> None:
+    assert summary(drawn(1, 1), drawn(2, 1), limit=2).truncated
+    assert not summary(drawn(1, 1), limit=2).truncated
+
+
+def test_only_as_many_jobs_are_listed_as_were_asked_for() -> None:
+    jobs = [drawn(number, 1) for number in range(5)]
+    assert summary(*jobs).jobs == []
+    listed = summary(*jobs, list_jobs=2).jobs
+    assert [job.request_id for job in listed] == ["r_0", "r_1"]
+    assert listed[0].state is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
+def test_whatever_a_card_offers_its_recipe_draws(recipe: Recipe) -> None:
+    card = recipe_card(recipe, "r")
+    for size in card.sizes:
+        for duration in (card.duration_s.minimum, card.duration_s.default, card.duration_s.maximum):
+            for steps in (card.num_inference_steps.minimum, card.num_inference_steps.maximum):
+                request = GenerateRequest(
+                    prompt=card.examples[0],
+                    duration=duration,
+                    resolution=size.resolution,
+                    num_inference_steps=round(steps),
+                    guidance_scale=card.guidance_scale and card.guidance_scale.default,
+                )
+                spec = plan(request, recipe, model_revision="r", seed=0)
+                assert (spec.width, spec.height) == (size.width, size.height)
+
+
+def test_a_card_without_guidance_says_so() -> None:
+    assert recipe_card(FASTWAN_3STEP, "r").guidance_scale is None
+    assert recipe_card(WAN_50STEP, "r").guidance_scale is not None
+    assert recipe_card(DEMO, "r").model_revision == "r"
