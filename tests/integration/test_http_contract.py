@@ -142,6 +142,22 @@ class TestGenerate:
         assert (answer.status_code, problem_of(answer).code) == (503, "unavailable")
         assert answer.headers["retry-after"] == "7"
 
+    @pytest.mark.parametrize("code", ["weights_missing", "checkpoint_invalid"])
+    def test_what_a_person_must_mend_is_refused_with_the_command(self, stage, http, code):
+        stage.launcher.ready = Readiness(
+            ready=False,
+            status="unavailable",
+            detail="no weights",
+            code=code,
+            command="anime-studio weights fetch",
+        )
+
+        answer = http.post("/generate", json=PROMPT)
+
+        assert (answer.status_code, problem_of(answer).code) == (503, code)
+        assert "anime-studio weights fetch" in problem_of(answer).detail
+        assert problem_of(http.get("/ready")).code == code
+
     def test_a_job_that_nobody_was_asked_to_draw_does_not_wait_for_ever(self, stage, http):
         stage.launcher.refuses = True
 

@@ -466,7 +466,7 @@ class TestLogs:
 
         (line,) = until(told)  # the line follows the answer
         assert {
-            "event": "http.request", "method": "GET", "route": "/outputs/{clip_id}", "status": 206,
+            "event": "request.answered", "method": "GET", "route": "/outputs/{clip_id}", "status": 206,
             "bytes_sent": 10, "range": "bytes=0-9", "clip_id": clip.clip_id,
         }.items() <= line.items()  # fmt: skip
         assert 0 < line["expires_in_s"] <= 900
@@ -476,5 +476,5 @@ class TestLogs:
         http.post("/generate", json={"prompt": "my very secret prompt"}, headers={"Prefer": "respond-async"})
         http.post("/generate", json={"prompt": "my very secret prompt", "seed": -1})
 
-        assert "http.request" in captured_logs.getvalue()
+        assert "request.answered" in captured_logs.getvalue()
         assert "secret" not in captured_logs.getvalue()

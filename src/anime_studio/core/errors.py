@@ -15,7 +15,7 @@
     │   └── WorkerDiedError                 worker_died                500
     ├── EngineError                         engine_failed              500
     │   ├── WeightsMissingError             weights_missing            503
-    │   ├── CheckpointError                 checkpoint_invalid         500
+    │   ├── CheckpointError                 checkpoint_invalid         503
     │   ├── BadFramesError                  frames_invalid             500
     │   └── OutOfMemoryError                out_of_memory              503
     ├── StorageError                        storage_failed             503
@@ -181,6 +181,7 @@ class CheckpointError(EngineError):
 
     code = "checkpoint_invalid"
     title = "The checkpoint cannot be used"
+    status = 503
     retryable = False
 
 

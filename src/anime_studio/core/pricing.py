@@ -35,6 +35,7 @@ MODAL_RATES = RateTable(
     ),
     gpu_usd_per_s=MappingProxyType(
         {
+            "none": 0.0,  # a CPU container: cores and memory alone
             "L4": 0.000222,
             "A10": 0.000306,
             "L40S": 0.000542,

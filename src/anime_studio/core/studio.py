@@ -18,11 +18,14 @@ from datetime import UTC, datetime, timedelta
 from anime_studio.core.clip import plan
 from anime_studio.core.errors import (
     AnimeStudioError,
+    CheckpointError,
     ClipGoneError,
     DeadlineUnmeetableError,
     JobCancelledError,
     JobNotFoundError,
     QueueFullError,
+    UnavailableError,
+    WeightsMissingError,
 )
 from anime_studio.core.jobs import (
     Asset,
@@ -101,6 +104,7 @@ class Studio:
 
         Raises:
             UnsupportedByRecipeError: The recipe cannot draw it.
+            WeightsMissingError: No worker can draw until the command in the detail has been run.
             QueueFullError: Too many jobs wait.
             BudgetExceededError: It is projected to cost more than a clip may.
             DeadlineUnmeetableError: It could not be ready in time.
@@ -270,6 +274,11 @@ class Studio:
         )
 
     async def _refuse_what_cannot_be_done(self, request: GenerateRequest) -> None:
+        readiness = await self._launcher.readiness()
+        if readiness.code in (WeightsMissingError.code, CheckpointError.code):
+            raise why_unready(
+                readiness
+            )  # nothing is drawn until somebody mends it: queueing would only hide that
         backlog = await self._jobs.backlog()
         eta_s = await self._seconds_until_ready()
         if backlog.queued >= self.policy.max_queued_jobs:
@@ -318,6 +327,18 @@ _SAME_IN_BOTH = {
     "job_id", "request_id", "state", "stage", "version", "timings", "start_kind", "cost", "error",
     "created_at", "started_at", "finished_at",
 }  # fmt: skip
+
+
+def why_unready(readiness: Readiness) -> AnimeStudioError:
+    """Return the error that says why no worker can draw, and which command mends it."""
+    command = readiness.command
+    told = command is None or command in readiness.detail
+    detail = readiness.detail if told else f"{readiness.detail}; run: {command}"
+    if readiness.code == WeightsMissingError.code:
+        return WeightsMissingError(detail, command=command)
+    if readiness.code == CheckpointError.code:
+        return CheckpointError(detail)
+    return UnavailableError(detail)
 
 
 def _fingerprint(request: GenerateRequest, caller: Caller) -> IdempotencyKey | None:

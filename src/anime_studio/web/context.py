@@ -20,11 +20,11 @@ from anime_studio.web.metrics import Metrics
 from anime_studio.web.problems import answer as problem_answer
 from anime_studio.web.trace import RequestContext, read_context
 
-HTTP_REQUEST: Final = "http.request"
+REQUEST_ANSWERED: Final = "request.answered"
 """One per request, when its answer is complete."""
-HTTP_REQUEST_CUT: Final = "http.request_cut"
+REQUEST_CUT: Final = "request.cut"
 """An answer that could not be sent to its end."""
-HTTP_REQUEST_FAILED: Final = "http.request_failed"
+REQUEST_FAILED: Final = "request.failed"
 """An exception that nobody expected, with its traceback."""
 
 GENERATE_ROUTES: Final = frozenset({("POST", "/generate"), ("POST", "/v1/videos")})
@@ -83,9 +83,9 @@ class ContextMiddleware:
         except Exception as error:
             if answer.started and isinstance(error, OSError):
                 # Most often the caller hung up while the body was on its way: its right, and no fault of ours.
-                _log.warning(HTTP_REQUEST_CUT, route=_route_of(scope), error=repr(error))
+                _log.warning(REQUEST_CUT, route=_route_of(scope), error=repr(error))
                 return
-            _log.exception(HTTP_REQUEST_FAILED, method=scope["method"], route=_route_of(scope))
+            _log.exception(REQUEST_FAILED, method=scope["method"], route=_route_of(scope))
             if answer.started:
                 raise  # too late for a status; the server must cut the connection
             told = AnimeStudioError("an unexpected error; it was logged under this request id")
@@ -102,7 +102,7 @@ class ContextMiddleware:
             if (scope["method"], route) in GENERATE_ROUTES:
                 self._metrics.count_refusal(code)
         _log.info(
-            HTTP_REQUEST,
+            REQUEST_ANSWERED,
             method=scope["method"],
             route=route,
             status=status,

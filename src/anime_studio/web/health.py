@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
-from anime_studio.core.errors import UnavailableError
+from anime_studio.core.studio import why_unready
 from anime_studio.web.deps import MetricsDep, OptionsDep, StudioDep
 from anime_studio.web.describe import problems
 from common.schemas import Health, Readiness
@@ -44,8 +44,9 @@ async def ready(studio: StudioDep) -> Response:
     """Answer 200 once a worker can take work, else 503 with the reason and the command that mends it."""
     readiness = await studio.readiness()
     if not readiness.ready:
-        remedy = f"; run: {readiness.command}" if readiness.command else ""
-        raise UnavailableError(readiness.detail + remedy, retry_after_s=RETRY_WHEN_UNREADY_S)
+        error = why_unready(readiness)
+        error.retry_after_s = RETRY_WHEN_UNREADY_S
+        raise error
     return JSONResponse(readiness.model_dump(mode="json"))
 
 
