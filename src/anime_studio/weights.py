@@ -27,6 +27,7 @@ from anime_studio.core.recipes import DEMO, TINY_RANDOM, Recipe
 MANIFEST = "manifest.json"
 COMPLETE = "complete"
 PACKAGED = Path(__file__).parent / "checkpoints"
+FETCH_COMMAND = "anime-studio weights fetch"
 
 _NEEDED = ("model_index.json", "scheduler/*", "tokenizer/*", "text_encoder/*", "transformer/*", "vae/*")
 _HASH_AT_EACH_START_BYTES = 100 * 1024**2
@@ -44,14 +45,19 @@ class Checkpoint:
     revision: str
 
 
-def locate(recipe: Recipe, models_dir: Path) -> Checkpoint:
+def locate(recipe: Recipe, models_dir: Path, *, fetch_with: str = FETCH_COMMAND) -> Checkpoint:
     """Return the recipe's checkpoint; small ones are hashed, of large ones the sizes are checked.
+
+    Args:
+        recipe: Whose weights.
+        models_dir: Where checkpoints are kept.
+        fetch_with: The command that fetches weights here, named when they are missing.
 
     Raises:
         WeightsMissingError: It is not on this machine; `command` fetches it.
         CheckpointError: A file is missing, truncated or altered; the detail names it.
     """
-    checkpoint = _find(recipe, models_dir)
+    checkpoint = _find(recipe, models_dir, fetch_with)
     manifest = read_manifest(checkpoint.folder)
     total = sum(entry["size_bytes"] for entry in manifest.values())
     check_files(checkpoint.folder, manifest, hashes=total <= _HASH_AT_EACH_START_BYTES)
@@ -60,7 +66,7 @@ def locate(recipe: Recipe, models_dir: Path) -> Checkpoint:
 
 def verify(recipe: Recipe, models_dir: Path) -> Checkpoint:
     """Like `locate`, and hash every byte."""
-    checkpoint = _find(recipe, models_dir)
+    checkpoint = _find(recipe, models_dir, FETCH_COMMAND)
     check_files(checkpoint.folder, read_manifest(checkpoint.folder), hashes=True)
     return checkpoint
 
@@ -160,7 +166,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _find(recipe: Recipe, models_dir: Path) -> Checkpoint:
+def _find(recipe: Recipe, models_dir: Path, fetch_with: str) -> Checkpoint:
     if recipe is DEMO:
         return Checkpoint(PACKAGED / DEMO.name, DEMO.revision)
     base = models_dir / recipe.name
@@ -170,16 +176,17 @@ def _find(recipe: Recipe, models_dir: Path) -> Checkpoint:
     if complete:
         newest = max(complete, key=lambda path: (path / COMPLETE).stat().st_mtime_ns)
         return Checkpoint(newest, newest.name)
-    raise _missing(recipe, base)
+    raise weights_missing(recipe, str(base), fetch_with)
 
 
-def _missing(recipe: Recipe, base: Path) -> WeightsMissingError:
+def weights_missing(recipe: Recipe, where: str, fetch_with: str) -> WeightsMissingError:
+    """Return the error that says which weights are not *where*, and the command that fetches them."""
     if recipe is TINY_RANDOM:
-        command = f"python -m anime_studio.engine.tiny {base / recipe.revision}"
+        command = f"python -m anime_studio.engine.tiny {where}/{recipe.revision}"
     else:
-        command = f"anime-studio weights fetch --recipe {recipe.name}"
+        command = f"{fetch_with} --recipe {recipe.name}"
     return WeightsMissingError(
-        f"the weights of recipe {recipe.name} are not in {base}; fetch them with: {command}", command=command
+        f"the weights of recipe {recipe.name} are not in {where}; fetch them with: {command}", command=command
     )
 
 

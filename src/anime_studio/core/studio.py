@@ -13,9 +13,10 @@ import secrets
 import statistics
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from anime_studio.core.clip import plan
+from anime_studio.core.clock import SystemClock
 from anime_studio.core.errors import (
     AnimeStudioError,
     CheckpointError,
@@ -45,14 +46,6 @@ from common.schemas import SEED_MAX, Clip, GenerateRequest, Job, JobState, Links
 
 ESTIMATE_WINDOW = timedelta(hours=1)
 """Recent jobs whose median duration stands for the next one's."""
-
-
-class SystemClock:
-    """The machine's clock."""
-
-    def now(self) -> datetime:
-        """Aware UTC time."""
-        return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
