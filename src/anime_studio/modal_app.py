@@ -58,6 +58,7 @@ with serving.imports():  # type: ignore[no-untyped-call]  # at the top, so that 
     from anime_studio.core.studio import Policy, Studio
     from anime_studio.storage.modal_jobs import ModalJobs
     from anime_studio.storage.modal_launcher import ModalLauncher, backlog_of
+    from anime_studio.storage.modal_secret import read_keys
     from anime_studio.storage.volume_clips import VolumeClips, sweep_clips
     from anime_studio.storage.volume_weights import VolumeWeights
     from anime_studio.telemetry import configure_logging, log_job
@@ -195,7 +196,7 @@ def open_studio() -> Studio:
             jobs, render=generator.render, warm=generator.warm, require_weights=weights.require, clock=clock
         ),
         clips=VolumeClips(outputs, SCRATCH / "clips", max_bytes=settings.clip_cache_bytes),
-        signer=UrlSigner([key.strip() for key in os.environ[SIGNING_KEYS_VARIABLE].split(",")]),
+        signer=UrlSigner(read_keys(os.environ)),
         policy=Policy(
             max_queued_jobs=settings.max_queued_jobs,
             url_ttl=timedelta(seconds=settings.url_ttl_s),

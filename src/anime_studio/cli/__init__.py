@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from anime_studio import __version__
-from anime_studio.cli import cost, demo, doctor, generate, jobs, recipes, serve, show, weights
+from anime_studio.cli import cost, demo, doctor, generate, jobs, modal, recipes, serve, show, weights
 from anime_studio.cli.output import EXIT_CODES, ExitCode, Output, own_problem
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for _commands in (generate, jobs, show, serve, recipes, weights, cost, doctor, demo):
+for _commands in (generate, jobs, show, serve, recipes, weights, cost, doctor, demo, modal):
     _commands.register(app)
 
 
