@@ -37,6 +37,10 @@ def submit(page, *, prompt: str = "a cat on a roof", duration: float = 1, steps:
     page.press("#prompt", "Control+Enter")
 
 
+def clip_id_of(link: str) -> str:
+    return re.search(r"c_[0-9a-f]{32}", link)[0]
+
+
 def play_from_start(page) -> None:
     page.evaluate("() => { video.loop = false; video.currentTime = 0; return video.play(); }")
 
@@ -125,6 +129,8 @@ def test_link_download_and_another_seed(server: LocalServer, new_page: NewPage) 
     playwright.expect(page.locator(SEED)).not_to_have_text(seed_before)
     page.wait_for_selector(CLIP)
     assert page.locator(".cut").count() == 2
+    page.wait_for_function("() => video.currentTime > 0.2")
+    assert clip_id_of(page.evaluate("video.currentSrc")) != clip_id_of(link)
 
 
 def test_a_running_job_is_cancelled(server: LocalServer, new_page: NewPage) -> None:

@@ -177,7 +177,7 @@ def _recent_error(job: JobRecord) -> RecentError | None:
         at=job.finished_at,
         request_id=job.request_id,
         code=job.error.code,
-        detail=job.error.detail.replace(job.job_id, "(job of this request)"),
+        detail=job.error.detail.replace(f"job {job.job_id}", "the job").replace(job.job_id, "the job"),
     )
 
 

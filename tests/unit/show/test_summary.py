@@ -106,6 +106,7 @@ def test_the_last_five_errors_are_named_by_request_and_never_by_job() -> None:
     status = summary(*(failed(number) for number in range(7)), list_jobs=10)
     assert [error.request_id for error in status.errors] == [f"r_{number}" for number in range(5)]
     assert status.errors[0].code == "frames_invalid"
+    assert status.errors[0].detail == "the job drew black frames"
     told = status.model_dump_json()
     assert "j_0" not in told
     assert "a secret wish" not in told

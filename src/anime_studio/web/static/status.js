@@ -32,7 +32,7 @@ function tiles(status) {
   const { spend, stages, starts, signals } = status;
   const budget = spend.budget_usd_per_clip === null ? "no budget set" : `${percent(spend.budget_used)} of ${usd(spend.budget_usd_per_clip)} per clip`;
   return [
-    tile("Succeeded", percent(status.success_rate), `${status.succeeded} clips, ${status.failed} failed, ${status.cancelled} cancelled`,
+    tile("Succeeded", percent(status.success_rate), `${status.succeeded} clip${status.succeeded === 1 ? "" : "s"}, ${status.failed} failed, ${status.cancelled} cancelled`,
       status.success_rate !== null && status.success_rate < 0.95),
     tile("Median, all in", stages.total ? seconds(stages.total.p50_s) : "–", stages.total ? `p95 ${seconds(stages.total.p95_s)}` : "no clip yet"),
     tile("Backlog", String(status.readiness.queued), `${status.readiness.running} being drawn`),

@@ -9,7 +9,8 @@ import { showProblem } from "./problems.js";
 import { Reel } from "./reel.js";
 import { Viewer } from "./viewer.js";
 
-const READINESS_EVERY_MS = 15_000;
+const READY_CHECK_MS = 15_000;
+const UNREADY_CHECK_MS = 1500;
 const SUBMIT_TRIES = 6;
 
 const viewer = new Viewer();
@@ -116,7 +117,7 @@ async function watchReadiness() {
       light.dataset.status = "unavailable";
       say(byId("light-words"), "Not reachable");
     }
-    await pause(READINESS_EVERY_MS);
+    await pause(light.dataset.status === "ready" ? READY_CHECK_MS : UNREADY_CHECK_MS);
   }
 }
 

@@ -46,7 +46,7 @@ export class Viewer {
     this.video.hidden = job.clip === null;
     if (job.clip === null) return this.unload();
     byId("download").setAttribute("download", `${job.clip.clip_id}.mp4`);
-    if (isNew || !this.video.currentSrc) this.load(job.clip);
+    if (isNew || !this.video.hasAttribute("src")) this.load(job.clip);
   }
 
   load(clip, atS = 0) {
@@ -59,7 +59,7 @@ export class Viewer {
   }
 
   unload() {
-    if (!this.video.currentSrc && !this.video.hasAttribute("src")) return;
+    if (!this.video.hasAttribute("src")) return;
     this.video.removeAttribute("src");
     this.video.removeAttribute("poster");
     this.video.load();
