@@ -1,0 +1,212 @@
+"""Stage `denoiser`: encode drawn clips, teach the text encoder to read, then train both to draw from words.
+
+Flow matching with logit-normal times under the served shift. A first part sees only the first five latent frames,
+in larger batches, to learn places and colours cheaply; the rest sees whole clips. One caption in ten is empty,
+for the guidance that distillation bakes in.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from transformers import PreTrainedTokenizerFast
+
+from training.autoencoder import channels_last, encode_clip, latent_statistics, load_vae
+from training.clips import draw, scenes_and_parameters, to_levels
+from training.config import FLOW_SHIFT, Scale
+from training.machine import Machine
+from training.optimize import Learner, ramp
+from training.report import Curve
+from training.text import Reader, build_text_encoder, captions_of, embed, save_text, tokenize, train_tokenizer
+
+RATE = 1.2e-3
+READING_WEIGHT = 0.05
+FOCUS_WEIGHT = 1.5
+FIRST_FRAME_WEIGHT = 2.0
+EMPTY_CAPTIONS = 0.1
+SHORT_FRAMES = 5
+SHORT_FRACTION = 0.3
+READING_FRACTION = 0.06
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Encoded clips of one process and their captions, on its device.
+
+    Attributes:
+        latents: Normalised, in the heavy dtype: (clips, z, latent frames, height / 8, width / 8).
+        focus: uint8 (clips, 1, latent frames, height / 8, width / 8).
+        tokens: int16 (clips, captions, TOKENS).
+        named: int8 (clips, captions, attributes).
+    """
+
+    latents: torch.Tensor
+    focus: torch.Tensor
+    tokens: torch.Tensor
+    named: torch.Tensor
+
+    def caption_batch(self, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return tokens and named attributes of one caption of each chosen clip, int64."""
+        which = torch.randint(0, self.tokens.shape[1], (len(chosen),), device=chosen.device)
+        return self.tokens[chosen, which].long(), self.named[chosen, which].long()
+
+
+def train_denoiser(
+    machine: Machine, scale: Scale, state: Path, *, budget_s: float, max_steps: int | None = None
+) -> None:
+    """Train text encoder and denoiser into `state/teacher`."""
+    tokenizer = train_tokenizer(corpus=4000 if scale.clips < 100 else 40_000)
+    machine.say(
+        f"denoiser: {len(tokenizer)} tokens; encoding {scale.clips} clips on each of {machine.processes}"
+    )
+    data = encode_dataset(machine, scale, load_vae(state / "vae"), tokenizer, seed=1000 + machine.rank)
+    torch.manual_seed(0)
+    encoder = build_text_encoder(scale, tokenizer).to(machine.device)
+    denoiser = build_denoiser(scale).to(machine.device)
+    reader = Reader(scale.text["d_model"]).to(machine.device)
+    torch.manual_seed(100 + machine.rank)
+    _learn_to_read(
+        machine, scale, data, encoder, reader, budget_s=budget_s * READING_FRACTION, max_steps=max_steps
+    )
+    empty = tokenize(tokenizer, [""]).to(machine.device).long()
+    _learn_to_draw(
+        machine,
+        scale,
+        data,
+        (encoder, denoiser, reader),
+        empty,
+        state,
+        budget_s=budget_s * (1 - READING_FRACTION),
+        max_steps=max_steps,
+    )
+    if machine.is_first:
+        save_text(state / "teacher", tokenizer, encoder)
+        denoiser.half().save_pretrained(state / "teacher" / "transformer", max_shard_size="14MB")
+
+
+def build_denoiser(scale: Scale) -> Any:
+    """Return an untrained denoiser that predicts zero."""
+    denoiser = WanTransformer3DModel(**scale.denoiser)
+    torch.nn.init.zeros_(denoiser.proj_out.weight)
+    torch.nn.init.zeros_(denoiser.proj_out.bias)
+    for parameter in denoiser.blocks.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.xavier_uniform_(parameter)
+    return denoiser
+
+
+@torch.no_grad()
+def encode_dataset(
+    machine: Machine, scale: Scale, vae: Any, tokenizer: PreTrainedTokenizerFast, seed: int
+) -> Dataset:
+    """Draw, encode and caption this process's share of the training clips."""
+    rng = random.Random(seed)
+    scenes, parameters = scenes_and_parameters(scale.clips, rng)
+    tokens, named = captions_of(scenes, rng, tokenizer, scale.captions_per_clip)
+    vae = vae.to(machine.device, machine.dtype).eval()
+    mean, std = latent_statistics(vae, machine.device)
+    if machine.on_gpu:
+        channels_last(vae)
+    latents, focuses = [], []
+    for batch in parameters.to(machine.device).split(16):
+        clip, focus = draw(batch, scale.frames, scale.height, scale.width)
+        encoded, _ = encode_clip(vae, to_levels(clip, machine.dtype))
+        latents.append(((encoded - mean) / std).to(machine.dtype))
+        focuses.append((_to_latent_grid(focus) * 255).to(torch.uint8))
+    return Dataset(
+        torch.cat(latents), torch.cat(focuses), tokens.to(machine.device), named.to(machine.device)
+    )
+
+
+def _to_latent_grid(focus: torch.Tensor) -> torch.Tensor:
+    flat = F.avg_pool3d(focus, (1, 8, 8))
+    return torch.cat([flat[:, :, :1], F.avg_pool3d(flat[:, :, 1:], (4, 1, 1))], 2)
+
+
+def _learn_to_read(
+    machine: Machine,
+    scale: Scale,
+    data: Dataset,
+    encoder: Any,
+    reader: Reader,
+    *,
+    budget_s: float,
+    max_steps: int | None,
+) -> None:
+    learner = Learner(machine, [encoder, reader], 1e-3)
+    for step, fraction in machine.progress(budget_s, max_steps):
+        tokens, named = data.caption_batch(
+            torch.randint(0, len(data.latents), (scale.text_batch,), device=machine.device)
+        )
+        with machine.autocast():
+            embeddings = embed(encoder, tokens)
+        loss = reader.loss(embeddings, tokens, named)
+        loss.backward()
+        learner.step(ramp(step, fraction))
+        if step % 200 == 0:
+            machine.say(f"reading {step} {fraction:.0%} loss {loss.item():.4f}")
+
+
+def _learn_to_draw(
+    machine: Machine,
+    scale: Scale,
+    data: Dataset,
+    modules: tuple[Any, Any, Reader],
+    empty: torch.Tensor,
+    state: Path,
+    *,
+    budget_s: float,
+    max_steps: int | None,
+) -> None:
+    encoder, denoiser, reader = modules
+    learner, curve = Learner(machine, list(modules), RATE), Curve("denoiser: flow-matching loss")
+    if machine.on_gpu:
+        denoiser.compile_repeated_blocks(fullgraph=True, dynamic=False)
+    total = torch.zeros((), device=machine.device)
+    for step, fraction, latents, weight, tokens, named in _batches(
+        machine, scale, data, empty, budget_s, max_steps
+    ):
+        noise = torch.randn_like(latents)
+        sigma = torch.sigmoid(torch.randn(len(latents), device=machine.device))
+        sigma = FLOW_SHIFT * sigma / (1 + (FLOW_SHIFT - 1) * sigma)
+        mixed = torch.lerp(latents, noise, sigma.view(-1, 1, 1, 1, 1))
+        with machine.autocast():
+            embeddings = embed(encoder, tokens)
+            predicted = denoiser(mixed, sigma * 1000, embeddings, return_dict=False)[0]
+        drawing = (weight * (predicted.float() - (noise - latents)).square()).mean()
+        (drawing + READING_WEIGHT * reader.loss(embeddings, tokens, named)).backward()
+        norm = learner.step(ramp(step, fraction, warm_up=200, hold=0.55))
+        total += drawing.detach()
+        if step % 100 == 99 or max_steps:
+            mean = float(total) / (1 if max_steps else 100)
+            total.zero_()
+            curve.add(step, mean)
+            if step % 400 == 399:
+                machine.say(
+                    f"denoiser {step} {fraction:.0%} frames {latents.shape[2]} loss {mean:.4f} norm {norm.item():.2f}"
+                )
+    learner.use_average()
+    if machine.is_first:
+        curve.save(state / "curves" / "denoiser.png")
+
+
+def _batches(
+    machine: Machine, scale: Scale, data: Dataset, empty: torch.Tensor, budget_s: float, max_steps: int | None
+) -> Iterator[tuple[int, float, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
+    for step, fraction in machine.progress(budget_s, max_steps):
+        short = fraction < SHORT_FRACTION if max_steps is None else step == 0
+        frames, size = (SHORT_FRAMES, scale.short_batch) if short else (scale.latent_frames, scale.long_batch)
+        chosen = torch.randint(0, len(data.latents), (size,), device=machine.device)
+        tokens, named = data.caption_batch(chosen)
+        unsaid = torch.rand(size, 1, device=machine.device) < EMPTY_CAPTIONS
+        tokens, named = torch.where(unsaid, empty, tokens), torch.where(unsaid, -1, named)
+        weight = 1 + FOCUS_WEIGHT / 255 * data.focus[chosen, :, :frames].float()
+        weight = torch.cat([weight[:, :, :1] * FIRST_FRAME_WEIGHT, weight[:, :, 1:]], 2)
+        yield step, fraction, data.latents[chosen, :, :frames].float(), weight / weight.mean(), tokens, named

@@ -1,0 +1,180 @@
+"""Stage `evaluate`: does the picture show what the prompt asked for?
+
+Held-out prompts are drawn at the served steps, decoded, and judged from their pixels; the same scenes drawn by the
+renderer say what a perfect student would score. Flicker is the second difference in time, against the renderer's.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from training.autoencoder import decode_clip, latent_statistics, load_vae
+from training.clips import draw, to_pictures
+from training.config import GUIDANCE, STUDENT_STEPS, TEACHER_STEPS, Scale
+from training.distil import load_drawer
+from training.judge import FaceJudge, load_judges, score, validate
+from training.machine import Machine
+from training.report import save_json, save_sheet
+from training.sampling import guided, trajectory
+from training.text import embed, tokenize
+from training.vae import measure_vae
+from training.world.captions import Caption
+from training.world.held_out import write_held_out_prompts
+from training.world.scene import ATTRIBUTES, Scene, parameters_of
+
+SEED = 2024
+FACE_FRAMES = 5
+SHOWN_PROMPTS, SHOWN_FRAMES = 10, 6
+BATCH = 16
+
+Prompts = Sequence[tuple[Scene, Caption]]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A denoiser and how it is sampled."""
+
+    name: str
+    folder: str
+    steps: int
+    guidance: float
+
+
+WAYS = (
+    Way("student", "student", STUDENT_STEPS, 1.0),
+    Way("teacher", "teacher", TEACHER_STEPS, GUIDANCE),
+    Way("teacher_without_guidance", "teacher", STUDENT_STEPS, 1.0),
+)
+
+
+def evaluate(machine: Machine, scale: Scale, state: Path, results: Path) -> dict[str, Any]:
+    """Judge the student, and its teacher beside it; write `evaluation.json` and contact sheets into *results*."""
+    prompts = write_held_out_prompts(scale.prompts, SEED)
+    clip_judge, face_judge = load_judges(state, machine.device)
+    vae = load_vae(state / "vae").to(machine.device).eval()
+    truth = _rendered(machine, scale, prompts)
+    rows = {"rendered": _judge(truth, truth, prompts, clip_judge, face_judge)}
+    for way in WAYS:
+        if not (state / way.folder).exists():
+            continue
+        clips = draw_prompts(
+            machine, scale, vae, state / way.folder, way, [caption.text for _, caption in prompts]
+        )
+        rows[way.name] = _judge(clips, truth, prompts, clip_judge, face_judge)
+        machine.say(f"{way.name}: {rows[way.name]}")
+        _save_sheets(results, way, clips, prompts)
+    served = rows.get("student", rows["teacher"])
+    evaluation: dict[str, Any] = {"prompts": len(prompts), "steps": STUDENT_STEPS, "guidance": None, **served}
+    evaluation["vae_psnr_db"] = round(measure_vae(machine, scale, vae, state), 2)
+    evaluation["judge_on_rendered_held_out"] = validate(machine, scale, clip_judge, face_judge)
+    evaluation["others"] = {name: row for name, row in rows.items() if name != "student"}
+    save_json(results / "evaluation.json", evaluation)
+    return evaluation
+
+
+@torch.no_grad()
+def draw_prompts(
+    machine: Machine, scale: Scale, vae: Any, folder: Path, way: Way, prompts: Sequence[str]
+) -> torch.Tensor:
+    """Return what *way* draws for each prompt: uint8 (prompts, 3, frames, height, width), on the CPU.
+
+    Prompt number i starts from noise of seed i.
+    """
+    tokenizer, encoder, denoiser = load_drawer(folder, machine)
+    mean, std = latent_statistics(vae, machine.device)
+    empty = embed(encoder, tokenize(tokenizer, [""]).to(machine.device).long())
+    shape = (scale.vae["z_dim"], scale.latent_frames, scale.height // 8, scale.width // 8)
+    pictures = []
+    for first in range(0, len(prompts), BATCH):
+        texts = list(prompts[first : first + BATCH])
+        noise = torch.stack(
+            [
+                torch.randn(shape, generator=torch.Generator().manual_seed(first + i))
+                for i in range(len(texts))
+            ]
+        )
+        with machine.autocast():
+            embeddings = embed(encoder, tokenize(tokenizer, texts).to(machine.device).long())
+            latents = trajectory(
+                guided(denoiser, embeddings, empty, way.guidance), noise.to(machine.device), way.steps
+            )[-1]
+            pictures.append(to_pictures(decode_clip(vae, latents * std + mean)).cpu())
+    return torch.cat(pictures)
+
+
+def _rendered(machine: Machine, scale: Scale, prompts: Prompts) -> torch.Tensor:
+    rng = random.Random(SEED)
+    parameters = torch.from_numpy(np.stack([parameters_of(scene, rng) for scene, _ in prompts]))
+    parts = [
+        draw(part.to(machine.device), scale.frames, scale.height, scale.width)[0].cpu()
+        for part in parameters.split(BATCH)
+    ]
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def _judge(
+    clips: torch.Tensor, truth: torch.Tensor, prompts: Prompts, clip_judge: Any, face_judge: FaceJudge
+) -> dict[str, float]:
+    device = next(face_judge.parameters()).device
+    labels = torch.tensor([
+        [label if name in caption.said else -1 for name, label in zip(ATTRIBUTES, scene.labels(), strict=True)]
+        for scene, caption in prompts
+    ])  # fmt: skip
+    right, asked = torch.zeros(len(ATTRIBUTES)), torch.zeros(len(ATTRIBUTES))
+    for first in range(0, len(clips), BATCH):
+        hits, counts = score(
+            clip_judge, clips[first : first + BATCH].to(device), labels[first : first + BATCH]
+        )
+        right, asked = right + hits, asked + counts
+    row = {name: float(right[i] / asked[i].clamp(min=1)) for i, name in enumerate(ATTRIBUTES)}
+    row["face_whole"] = _whole_faces(clips, prompts, face_judge, device)
+    row["flicker_ratio"] = _flicker(clips) / _flicker(truth)
+    row["motion_ratio"] = _motion(clips) / _motion(truth)
+    row["first_to_last_ratio"] = _drift(clips) / _drift(truth)
+    return {name: round(value, 4) for name, value in row.items()}
+
+
+def _whole_faces(clips: torch.Tensor, prompts: Prompts, face_judge: FaceJudge, device: torch.device) -> float:
+    """Return the fraction of frames, over clips of people, whose face is whole."""
+    people = [i for i, (scene, _) in enumerate(prompts) if scene.is_human]
+    if not people:
+        return 1.0
+    last = clips.shape[2] - 1
+    frames = torch.cat(
+        [clips[people, :, last * (2 * k + 1) // (2 * FACE_FRAMES)] for k in range(FACE_FRAMES)]
+    )
+    return float(
+        torch.cat([face_judge(part.to(device)).argmax(1).float().cpu() for part in frames.split(64)]).mean()
+    )
+
+
+def _flicker(clips: torch.Tensor) -> float:
+    return float(np.mean([clip.float().diff(n=2, dim=1).abs().mean() for clip in clips]))
+
+
+def _motion(clips: torch.Tensor) -> float:
+    return float(np.mean([clip.float().diff(dim=1).abs().mean() for clip in clips]))
+
+
+def _drift(clips: torch.Tensor) -> float:
+    """How far the palette of the last frames is from that of the first, per 16x16 block."""
+    blocks = torch.nn.functional.avg_pool3d(clips.float(), (1, 16, 16))
+    quarter = max(1, clips.shape[2] // 4)
+    return float((blocks[:, :, :quarter].mean(2) - blocks[:, :, -quarter:].mean(2)).abs().mean())
+
+
+def _save_sheets(results: Path, way: Way, clips: torch.Tensor, prompts: Prompts) -> None:
+    shown = [round(i * (clips.shape[2] - 1) / (SHOWN_FRAMES - 1)) for i in range(SHOWN_FRAMES)]
+    for sheet in range(2 if way.name == "student" else 1):
+        chosen = range(sheet * SHOWN_PROMPTS, min((sheet + 1) * SHOWN_PROMPTS, len(clips)))
+        if chosen:
+            rows = [clips[i][:, shown].transpose(0, 1) for i in chosen]
+            save_sheet(results / f"{way.name}_{sheet + 1}.png", rows, [prompts[i][1].text for i in chosen])

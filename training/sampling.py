@@ -1,0 +1,75 @@
+"""The steps the checkpoint is served with, and a sampler over them.
+
+The scheduler that ships is diffusers' UniPC on flow sigmas, of first order and with its corrector off: that is
+Euler's method on UniPC's sigmas, whose last step, unlike that of `FlowMatchEulerDiscreteScheduler`, is not spent near
+zero. So the plain `WanPipeline` of the folder samples just as the student was taught.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+
+from training.config import FLOW_SHIFT, STUDENT_STEPS
+
+Velocity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(latents, timesteps (clips,)) -> predicted noise minus clip."""
+
+
+def served_scheduler() -> Any:
+    """Return the scheduler that ships with the checkpoint."""
+    return UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT,
+        solver_order=1, disable_corrector=list(range(TRAINED_STEPS_AT_MOST)),
+    )  # fmt: skip
+
+
+TRAINED_STEPS_AT_MOST = 50
+"""Steps for which the corrector is listed as off."""
+
+
+def grid(steps: int = STUDENT_STEPS) -> tuple[list[float], list[int]]:
+    """Return the sigmas (steps + 1, the last 0) and timesteps (steps) of the scheduler."""
+    scheduler = served_scheduler()
+    scheduler.set_timesteps(steps)
+    return scheduler.sigmas.tolist(), scheduler.timesteps.tolist()
+
+
+@torch.no_grad()
+def trajectory(velocity: Velocity, noise: torch.Tensor, steps: int) -> torch.Tensor:
+    """Return the latents from noise to clip: float32 (steps + 1, clips, z, t, h, w)."""
+    sigmas, timesteps = grid(steps)
+    states = [noise]
+    for i, timestep in enumerate(timesteps):
+        at = torch.full((len(noise),), float(timestep), device=noise.device)
+        states.append(states[-1] + (sigmas[i + 1] - sigmas[i]) * velocity(states[-1], at).float())
+    return torch.stack(states)
+
+
+def guided(denoiser: Any, embeddings: torch.Tensor, empty: torch.Tensor, guidance: float) -> Velocity:
+    """Return the denoiser as a velocity, with classifier-free guidance when *guidance* is not 1.
+
+    Args:
+        denoiser: `WanTransformer3DModel`.
+        embeddings: (clips, TOKENS, width) of the prompts.
+        empty: (1, TOKENS, width) of the empty prompt.
+        guidance: Scale.
+    """
+
+    def velocity(latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        if guidance == 1:
+            plain: torch.Tensor = denoiser(latents, timesteps, embeddings, return_dict=False)[0]
+            return plain
+        both = denoiser(
+            torch.cat([latents, latents]),
+            torch.cat([timesteps, timesteps]),
+            torch.cat([embeddings, empty.expand_as(embeddings)]),
+            return_dict=False,
+        )[0].float()
+        conditional, unconditional = both.chunk(2)
+        return unconditional + guidance * (conditional - unconditional)
+
+    return velocity
