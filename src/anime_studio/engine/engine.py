@@ -17,7 +17,9 @@ import torch
 from anime_studio.core.errors import AnimeStudioError, BadFramesError, EngineError, OutOfMemoryError
 from anime_studio.core.jobs import RenderedClip, Report
 from anime_studio.core.recipes import Recipe
+from anime_studio.engine.acceleration import PLAIN, Acceleration, acceleration_for
 from anime_studio.engine.decoding import StreamingDecoder
+from anime_studio.engine.denoiser import denoiser_for
 from anime_studio.engine.loading import Components, latent_shape, load_components
 from anime_studio.engine.sampling import guided, sampler_for, seeded_noise
 from anime_studio.engine.text import PromptEncoder
@@ -32,7 +34,13 @@ class Engine:
     """Draws clips; one at a time. Satisfies `core.jobs.Renderer`."""
 
     def __init__(
-        self, components: Components, recipe: Recipe, *, revision: str, cache_dir: Path | None = None
+        self,
+        components: Components,
+        recipe: Recipe,
+        *,
+        revision: str,
+        cache_dir: Path | None = None,
+        acceleration: Acceleration = PLAIN,
     ) -> None:
         self.start_kind = StartKind.COLD
         self.recipe = recipe
@@ -41,9 +49,10 @@ class Engine:
             components.tokenizer,
             components.text_encoder,
             max_sequence_length=recipe.max_sequence_length,
-            revision=f"{recipe.name}@{revision}",
+            revision=f"{recipe.name}@{revision}/{acceleration.text_weights}",
             cache_dir=cache_dir,
         )
+        self._denoiser = denoiser_for(components.transformer, acceleration)
         self._decoder = StreamingDecoder(components.vae)
 
     def render(self, spec: ClipSpec, folder: Path, report: Report) -> RenderedClip:
@@ -94,7 +103,7 @@ class Engine:
         """
         shape = latent_shape(self.components, spec.num_frames, spec.native_height, spec.native_width)
         noise, generator = seeded_noise(shape, spec.seed)
-        velocity = guided(self.components.transformer, embeddings, negative, spec.guidance_scale)
+        velocity = guided(self._denoiser, embeddings, negative, spec.guidance_scale)
         steps = sampler_for(self.recipe, spec.num_inference_steps, self.components.scheduler_config)
         report(Stage.DENOISE, 0, spec.num_inference_steps)
         latents = noise.to(self.components.device)
@@ -126,7 +135,7 @@ class Engine:
             self.recipe.max_frames if self.components.device.type == "cuda" else self.recipe.min_frames
         )
         embeddings = self._text.encode("warm up")
-        velocity = guided(self.components.transformer, embeddings, None, None)
+        velocity = guided(self._denoiser, embeddings, None, None)
         for width, height in self.recipe.native_sizes.values():
             noise, _ = seeded_noise(latent_shape(self.components, num_frames, height, width), 0)
             latents = noise.to(self.components.device)
@@ -159,7 +168,12 @@ class Engine:
 
 
 def load_engine(
-    recipe: Recipe, folder: Path, *, device: str = "auto", cache_dir: Path | None = None
+    recipe: Recipe,
+    folder: Path,
+    *,
+    device: str = "auto",
+    cache_dir: Path | None = None,
+    acceleration: Acceleration | None = None,
 ) -> Engine:
     """Load the checkpoint in *folder* for *recipe*.
 
@@ -168,6 +182,7 @@ def load_engine(
         folder: A checkpoint in diffusers' layout; for a fetched one its name is the revision.
         device: `cpu`, `cuda`, or `auto` for a GPU when there is one.
         cache_dir: Where prompt embeddings are kept between runs.
+        acceleration: Which fast paths to take; absent means those that suit the device.
 
     Raises:
         CheckpointError: A file is wrong; the detail names it.
@@ -179,8 +194,9 @@ def load_engine(
     if device == "cuda" and not torch.cuda.is_available():
         raise EngineError("device is set to cuda, but torch sees no GPU; set ANIME_STUDIO_DEVICE=cpu or auto")
     with _engine_errors():
-        components = load_components(folder, torch.device(device))
-        return Engine(components, recipe, revision=folder.name, cache_dir=cache_dir)
+        chosen = acceleration_for(torch.device(device)) if acceleration is None else acceleration
+        components = load_components(folder, torch.device(device), chosen)
+        return Engine(components, recipe, revision=folder.name, cache_dir=cache_dir, acceleration=chosen)
 
 
 def _shows_something(group: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bool:

@@ -23,6 +23,8 @@ from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 from transformers.utils import logging as transformers_logging
 
 from anime_studio.core.errors import CheckpointError, OutOfMemoryError
+from anime_studio.engine.acceleration import PLAIN, Acceleration, TextWeights
+from anime_studio.engine.linears import HostEmbedding, pack_linears
 
 _CLASSES = {
     "text_encoder": "UMT5EncoderModel",
@@ -63,8 +65,8 @@ class Components:
     dtype: torch.dtype
 
 
-def load_components(folder: Path, device: torch.device) -> Components:
-    """Load and check every component of *folder* onto *device*.
+def load_components(folder: Path, device: torch.device, acceleration: Acceleration = PLAIN) -> Components:
+    """Load and check every component of *folder* onto *device*; *acceleration* says how the text encoder is kept.
 
     Raises:
         CheckpointError: A file is missing, unreadable, truncated, of another architecture, or holds
@@ -82,7 +84,9 @@ def load_components(folder: Path, device: torch.device) -> Components:
     try:
         return Components(
             tokenizer=_load_tokenizer(folder / "tokenizer"),
-            text_encoder=_load_text_encoder(folder / "text_encoder", dtype).to(device),
+            text_encoder=place_text_encoder(
+                _load_text_encoder(folder / "text_encoder", dtype), device, acceleration
+            ),
             transformer=WanTransformer3DModel.from_pretrained(folder / "transformer", **options)
             .eval()
             .to(device),
@@ -209,6 +213,16 @@ def _load_tokenizer(folder: Path) -> Any:
 
 def _load_text_encoder(folder: Path, dtype: torch.dtype) -> Any:
     return UMT5EncoderModel.from_pretrained(folder, local_files_only=True, dtype=dtype).eval()
+
+
+def place_text_encoder(text_encoder: Any, device: torch.device, acceleration: Acceleration) -> Any:
+    """Return *text_encoder* on *device*, packed and with its embedding table in main memory if asked for."""
+    if acceleration.text_weights is not TextWeights.PLAIN:
+        pack_linears(text_encoder, acceleration.text_weights, device)
+    if acceleration.text_embedding_on_cpu:
+        table = HostEmbedding(text_encoder.shared, device)
+        text_encoder.shared = text_encoder.encoder.embed_tokens = table
+    return text_encoder.to(device)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from anime_studio.core.recipes import Recipe, Sampler
+from anime_studio.engine.denoiser import Denoiser
 
 NUM_TRAIN_TIMESTEPS = 1000
 """Of every Wan 2.1 checkpoint and student (Wan2.1 `wan/configs/shared_config.py`)."""
@@ -121,32 +122,24 @@ def nearest_sigma(timestep: int, flow_shift: float) -> float:
 
 
 def guided(
-    transformer: Any, embeddings: torch.Tensor, negative: torch.Tensor | None, guidance_scale: float | None
+    denoiser: Denoiser, embeddings: torch.Tensor, negative: torch.Tensor | None, guidance_scale: float | None
 ) -> Velocity:
     """Return the denoiser as a velocity function, with classifier-free guidance when a scale is given.
 
     Args:
-        transformer: `WanTransformer3DModel`.
+        denoiser: Predicts velocities.
         embeddings: (1, tokens, text_dim) of the prompt.
         negative: The same of the negative prompt; needed with guidance.
         guidance_scale: Scale, or None for one forward per step.
     """
-    dtype = next(transformer.parameters()).dtype
-
-    def forward(latents: torch.Tensor, timestep: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        predicted: torch.Tensor = transformer(
-            hidden_states=latents.to(dtype),
-            timestep=timestep.expand(latents.shape[0]),
-            encoder_hidden_states=text.to(dtype),
-            return_dict=False,
-        )[0]
-        return predicted
+    text = denoiser.condition(embeddings)
+    negative_text = None if guidance_scale is None or negative is None else denoiser.condition(negative)
 
     def velocity(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        conditional = forward(latents, timestep, embeddings)
-        if guidance_scale is None or negative is None:
+        conditional = denoiser(latents, timestep, text)
+        if guidance_scale is None or negative_text is None:
             return conditional
-        unconditional = forward(latents, timestep, negative)
+        unconditional = denoiser(latents, timestep, negative_text)
         return unconditional + guidance_scale * (conditional - unconditional)
 
     return velocity

@@ -18,6 +18,7 @@ from anime_studio.core.errors import (
     OutOfMemoryError,
 )
 from anime_studio.core.recipes import DEMO, TINY_RANDOM
+from anime_studio.engine.acceleration import Acceleration, TextWeights
 from anime_studio.engine.engine import Engine, load_engine
 from common.schemas import Stage
 from support.engine import Reports, spec_of
@@ -201,3 +202,14 @@ def _mean_blue_and_light(rendered) -> tuple[float, float]:
     with av.open(rendered.video) as container:
         pixels = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
     return float(pixels[..., 2].mean()), float(pixels.mean())
+
+
+def test_an_accelerated_engine_draws_nearly_the_same_clip(engine, tiny_checkpoint):
+    levers = Acceleration(fused_denoiser=True, text_embedding_on_cpu=True, text_weights=TextWeights.INT8)
+    fast = load_engine(TINY_RANDOM, tiny_checkpoint, device="cpu", acceleration=levers)
+    spec = spec_of()
+    plain = engine.denoise(spec, *engine.embed(spec), Reports())
+
+    ours = fast.denoise(spec, *fast.embed(spec), Reports())
+
+    assert 0 < float((ours - plain).norm() / plain.norm()) < 0.02

@@ -1,0 +1,95 @@
+"""Which fast paths the engine takes: one frozen value, chosen by what the device can do.
+
+Every field is one lever with a plain fallback, so that a benchmark can switch each off alone and a
+device that lacks an instruction never meets it. What each lever should gain, and what it was
+measured to gain, is in docs/performance.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+
+
+class Attention(StrEnum):
+    """Kernel of the denoiser's self-attention."""
+
+    SDPA = "sdpa"
+    """Whatever `scaled_dot_product_attention` picks."""
+    CUDNN = "cudnn"
+    """The same, with cuDNN's kernel preferred: 590 against flash's 356 TFLOP/s on an H200."""
+    FP8 = "fp8"
+    """cuDNN's 8-bit kernel through `nvidia-cudnn-frontend`; Hopper and later."""
+
+
+class TextWeights(StrEnum):
+    """How the text encoder's linears are kept on the device."""
+
+    PLAIN = "plain"
+    INT8 = "int8"
+    FP8 = "fp8"
+    INT4 = "int4"
+
+
+@dataclass(frozen=True, slots=True)
+class Acceleration:
+    """The levers.
+
+    Attributes:
+        fused_denoiser: Walk the denoiser with our own blocks: one projection for query, key and value, and
+            the text's keys and values computed once per clip. Without it the next three do nothing.
+        attention: See `Attention`.
+        fp8_linears: Multiply in e4m3 with a scale per token and per output row.
+        compile_blocks: Compile the block once with `torch.compile` and run it for every layer.
+        fused_norms: VAE: one Triton kernel for norm and SiLU, writing behind the two remembered frames.
+        decode_chunk: VAE: latent frames decoded at once after the first.
+        decode_graphs: VAE: replay each chunk as a CUDA graph.
+        text_weights: See `TextWeights`.
+        text_embedding_on_cpu: Keep UMT5's embedding table (1.05e9 numbers, of which a prompt reads 512 rows)
+            in main memory.
+    """
+
+    fused_denoiser: bool = False
+    attention: Attention = Attention.SDPA
+    fp8_linears: bool = False
+    compile_blocks: bool = False
+    fused_norms: bool = False
+    decode_chunk: int = 1
+    decode_graphs: bool = False
+    text_weights: TextWeights = TextWeights.PLAIN
+    text_embedding_on_cpu: bool = False
+
+
+PLAIN = Acceleration()
+"""No lever: what runs on a CPU and on a GPU we know nothing of."""
+
+
+def acceleration_for(device: torch.device) -> Acceleration:
+    """Return the levers for *device*, by its compute capability.
+
+    sm_89 (L4, L40S) multiplies e4m3; cuDNN's 8-bit attention and its lead over flash begin with sm_90 (H100,
+    H200) and go on with sm_100 (B200).
+    """
+    if device.type != "cuda":
+        return PLAIN
+    capability = torch.cuda.get_device_capability(device)
+    return levers(capability)
+
+
+def levers(capability: tuple[int, int]) -> Acceleration:
+    """Return the levers for a CUDA compute capability, (major, minor)."""
+    if capability < (8, 0):
+        return PLAIN
+    return Acceleration(
+        fused_denoiser=True,
+        attention=Attention.CUDNN if capability >= (9, 0) else Attention.SDPA,
+        fp8_linears=capability >= (8, 9),
+        compile_blocks=True,
+        fused_norms=True,
+        decode_chunk=2,
+        decode_graphs=True,
+        text_weights=TextWeights.FP8 if capability >= (8, 9) else TextWeights.INT8,
+        text_embedding_on_cpu=True,
+    )

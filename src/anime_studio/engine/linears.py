@@ -1,0 +1,171 @@
+"""Linears kept in fewer bytes: e4m3 that multiplies as e4m3, and int8, e4m3 or int4 that are widened first.
+
+`Fp8Linear` is for the denoiser, where arithmetic is the limit: activations get a scale per token, weights one
+per output row, and the tensor cores multiply e4m3. `PackedLinear` is for the text encoder, where bytes are the
+limit: activations stay as they are, since T5's have outliers that 8 bits do not hold.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
+from torch import nn
+
+from anime_studio.engine.acceleration import TextWeights
+
+E4M3 = torch.float8_e4m3fn
+E4M3_MAX = 448.0
+"""Largest finite e4m3 number (OCP 8-bit floating point specification, E4M3)."""
+INT8_MAX, INT4_MAX = 127.0, 7.0
+INT4_GROUP = 64
+"""Inputs that share a 4-bit scale; UMT5's widths, 4096 and 10240, are multiples."""
+_TINY = 1e-12
+
+
+def to_e4m3(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantise *values* with one scale per row of the last dimension.
+
+    Returns:
+        e4m3 of the same shape, and float32 scales (..., 1): values ≈ e4m3 x scale.
+    """
+    wide = values.float()
+    scale = wide.abs().amax(dim=-1, keepdim=True).clamp_min(_TINY) / E4M3_MAX
+    return (wide / scale).clamp(-E4M3_MAX, E4M3_MAX).to(E4M3), scale
+
+
+class Fp8Linear(nn.Module):
+    """A linear layer that multiplies in e4m3 with float32 sums; input and output are bfloat16.
+
+    Args:
+        weight: (out, in); both multiples of 16, which the tensor cores ask for.
+        bias: (out,).
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        if weight.shape[0] % 16 or weight.shape[1] % 16:
+            raise ValueError(f"an e4m3 linear needs multiples of 16, not {tuple(weight.shape)}")
+        narrow, scale = to_e4m3(weight.detach())
+        self.register_buffer("weight", narrow)
+        self.register_buffer("weight_scale", scale.reshape(1, -1))
+        self.register_buffer("bias", None if bias is None else bias.detach().to(torch.bfloat16))
+
+    weight: torch.Tensor
+    weight_scale: torch.Tensor
+    bias: torch.Tensor | None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply (..., in) to (..., out)."""
+        rows, scale = to_e4m3(x.reshape(-1, x.shape[-1]))
+        product = torch._scaled_mm(
+            rows,
+            self.weight.t(),
+            scale_a=scale,
+            scale_b=self.weight_scale,
+            bias=self.bias,
+            out_dtype=torch.bfloat16,
+            use_fast_accum=x.is_cuda,
+        )
+        return product.reshape(*x.shape[:-1], -1)
+
+
+class PackedLinear(nn.Module):
+    """A linear layer whose weights lie packed and are widened for each use.
+
+    Args:
+        weight: (out, in).
+        bias: (out,), or None.
+        kind: `int8` or `fp8` with a scale per output row, `int4` with one per 64 inputs, two to a byte.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, kind: TextWeights) -> None:
+        super().__init__()
+        packed, scale = pack(weight.detach(), kind)
+        self.kind = kind
+        self.register_buffer("packed", packed)
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", None if bias is None else bias.detach())
+
+    packed: torch.Tensor
+    scale: torch.Tensor
+    bias: torch.Tensor | None
+
+    weight = None
+    """UMT5 casts its activations to the dtype of `wo.weight` if that is a tensor; here there is nothing to cast to."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply (..., in) to (..., out)."""
+        return F.linear(x, unpack(self.packed, self.scale, self.kind).to(x.dtype), self.bias)
+
+
+def pack(weight: torch.Tensor, kind: TextWeights) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return *weight* (out, in) packed, and its scales in the weight's dtype.
+
+    Raises:
+        ValueError: `int4` and the inputs are no multiple of 64, or *kind* is `plain`.
+    """
+    if kind is TextWeights.FP8:
+        narrow, scale = to_e4m3(weight)
+        return narrow, scale.to(weight.dtype)
+    if kind is TextWeights.INT8:
+        scale = weight.float().abs().amax(dim=1, keepdim=True).clamp_min(_TINY) / INT8_MAX
+        return (weight.float() / scale).round().to(torch.int8), scale.to(weight.dtype)
+    if kind is TextWeights.INT4:
+        return _pack_int4(weight)
+    raise ValueError(f"{kind} packs nothing")
+
+
+def unpack(packed: torch.Tensor, scale: torch.Tensor, kind: TextWeights) -> torch.Tensor:
+    """Return the (out, in) weights that `pack` was given, as near as *kind* keeps them, in the scales' dtype."""
+    if kind is not TextWeights.INT4:
+        return packed.to(scale.dtype) * scale
+    nibbles = torch.stack([packed & 15, packed >> 4], dim=-1).flatten(1)
+    centred = nibbles.to(scale.dtype) - (INT4_MAX + 1)
+    return (centred.reshape(len(packed), -1, INT4_GROUP) * scale[..., None]).flatten(1)
+
+
+def _pack_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    if weight.shape[1] % INT4_GROUP:
+        raise ValueError(f"int4 needs inputs in multiples of {INT4_GROUP}, not {weight.shape[1]}")
+    groups = weight.float().reshape(len(weight), -1, INT4_GROUP)
+    scale = groups.abs().amax(dim=-1, keepdim=True).clamp_min(_TINY) / INT4_MAX
+    levels = (groups / scale).round().add_(INT4_MAX + 1).to(torch.uint8).flatten(1)
+    return levels[:, 0::2] | (levels[:, 1::2] << 4), scale[..., 0].to(weight.dtype)
+
+
+def pack_linears(model: nn.Module, kind: TextWeights, device: torch.device) -> None:
+    """Replace every `nn.Linear` within *model* by a `PackedLinear` on *device*, one after another.
+
+    The device never holds more than one layer unpacked.
+    """
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Linear):
+                bias = None if child.bias is None else child.bias.to(device)
+                setattr(parent, name, PackedLinear(child.weight.to(device), bias, kind))
+
+
+class HostEmbedding(nn.Module):
+    """An embedding table in main memory whose rows go to the device as they are asked for.
+
+    Args:
+        table: The `nn.Embedding` to take over.
+        device: Where the rows are wanted.
+    """
+
+    def __init__(self, table: Any, device: torch.device) -> None:
+        super().__init__()
+        # Kept from `.to(device)` and from state_dict: it is not the module's to move.
+        self._table: list[torch.Tensor] = [table.weight.detach().cpu()]
+        self._device = device
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The table, (vocabulary, width), in main memory."""
+        return self._table[0]
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the rows of *tokens*, on the device."""
+        return F.embedding(tokens.cpu(), self.weight).to(self._device)

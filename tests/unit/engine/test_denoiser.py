@@ -1,0 +1,163 @@
+"""Our denoiser predicts what diffusers' does, lever by lever."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+
+from anime_studio.core.errors import CheckpointError
+from anime_studio.engine.acceleration import PLAIN, Acceleration, Attention, TextWeights, levers
+from anime_studio.engine.denoiser import FusedDenoiser, denoiser_for
+from anime_studio.engine.linears import Fp8Linear, HostEmbedding, PackedLinear, pack, pack_linears, unpack
+
+FUSED = Acceleration(fused_denoiser=True)
+
+
+def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return float((ours.double() - theirs.double()).norm() / theirs.double().norm())
+
+
+@pytest.fixture(scope="module")
+def transformer() -> WanTransformer3DModel:
+    torch.manual_seed(0)
+    return WanTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=16, text_dim=24, freq_dim=32, ffn_dim=64, num_layers=3
+    ).eval()
+
+
+def inputs(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    latents = torch.randn(1, 16, 3, 6, 8, generator=generator)
+    return latents, torch.tensor(757), torch.randn(1, 7, 24, generator=generator)
+
+
+def predict(transformer: WanTransformer3DModel, acceleration: Acceleration, seed: int = 1) -> torch.Tensor:
+    latents, timestep, embeddings = inputs(seed)
+    denoiser = denoiser_for(copy.deepcopy(transformer), acceleration)
+    with torch.inference_mode():
+        return denoiser(latents, timestep, denoiser.condition(embeddings))
+
+
+@pytest.mark.parametrize("kernel", [Attention.SDPA, Attention.CUDNN])
+def test_fused_equals_diffusers(transformer, kernel):
+    ours = predict(transformer, dataclasses.replace(FUSED, attention=kernel))
+
+    torch.testing.assert_close(ours, predict(transformer, PLAIN), rtol=0, atol=2e-5)
+
+
+def test_compiled_blocks_have_no_graph_break_and_equal_diffusers(transformer, monkeypatch):
+    compiled = []
+    original = torch.nn.Module.compile
+
+    def trace_only(module, **options):
+        compiled.append(options)
+        original(module, backend="aot_eager", **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", trace_only)
+    ours = predict(transformer, dataclasses.replace(FUSED, compile_blocks=True))
+
+    assert compiled == [{"fullgraph": True, "dynamic": False}] * 3
+    torch.testing.assert_close(ours, predict(transformer, PLAIN), rtol=0, atol=2e-5)
+
+
+def test_e4m3_linears_stay_near_bfloat16(transformer):
+    wide = predict(transformer, PLAIN)
+    half = copy.deepcopy(transformer).to(torch.bfloat16)
+
+    assert relative(predict(half, FUSED), wide) < 0.02
+    assert relative(predict(half, dataclasses.replace(FUSED, fp8_linears=True)), wide) < 0.06
+
+
+def test_blocks_are_taken_over_not_doubled(transformer):
+    model = copy.deepcopy(transformer).to(torch.bfloat16)
+    before = sum(tensor.nbytes for tensor in model.state_dict().values())
+    FusedDenoiser(model, FUSED)
+    assert sum(tensor.nbytes for tensor in model.state_dict().values()) == before
+
+    model = copy.deepcopy(transformer).to(torch.bfloat16)
+    FusedDenoiser(model, dataclasses.replace(FUSED, fp8_linears=True))
+    assert sum(tensor.nbytes for tensor in model.state_dict().values()) < 0.75 * before
+
+
+def test_text_is_made_ready_once_for_many_steps(transformer):
+    latents, _, embeddings = inputs(2)
+    denoiser = FusedDenoiser(copy.deepcopy(transformer), FUSED)
+    text = denoiser.condition(embeddings)
+    for timestep in (1000, 522):
+        expected = predict_at(transformer, latents, timestep, embeddings)
+        torch.testing.assert_close(
+            denoiser(latents, torch.tensor(timestep), text), expected, rtol=0, atol=2e-5
+        )
+
+
+def predict_at(model: WanTransformer3DModel, latents, timestep: int, embeddings) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(latents, torch.tensor([timestep]), embeddings, return_dict=False)[0]
+
+
+def test_an_image_to_video_denoiser_is_refused():
+    model = WanTransformer3DModel(
+        num_attention_heads=1,
+        attention_head_dim=12,
+        text_dim=8,
+        freq_dim=8,
+        ffn_dim=16,
+        num_layers=1,
+        image_dim=8,
+    )
+    with pytest.raises(CheckpointError, match="image-to-video"):
+        FusedDenoiser(model, FUSED)
+
+
+def test_e4m3_linear_multiplies_as_a_linear():
+    torch.manual_seed(3)
+    linear = torch.nn.Linear(64, 48).to(torch.bfloat16)
+    x = torch.randn(2, 5, 64).to(torch.bfloat16) * torch.logspace(-3, 3, 10).reshape(2, 5, 1)
+    with torch.inference_mode():
+        ours, theirs = Fp8Linear(linear.weight, linear.bias)(x.bfloat16()), linear(x.bfloat16())
+
+    assert ours.shape == theirs.shape
+    for row, expected in zip(ours.flatten(0, 1), theirs.flatten(0, 1), strict=True):
+        assert relative(row, expected) < 0.08  # a scale per token: small tokens are not crushed by large ones
+
+
+@pytest.mark.parametrize(
+    ("kind", "bound", "share"),
+    [(TextWeights.INT8, 0.008, 0.51), (TextWeights.FP8, 0.03, 0.51), (TextWeights.INT4, 0.11, 0.28)],
+)
+def test_packed_weights_come_back_near_and_small(kind, bound, share):
+    weight = torch.randn(96, 512, generator=torch.Generator().manual_seed(4)).to(torch.bfloat16)
+    packed, scale = pack(weight, kind)
+
+    assert 0 < relative(unpack(packed, scale, kind), weight) < bound
+    assert packed.nbytes + scale.nbytes < share * weight.nbytes
+
+
+def test_a_packed_text_encoder_embeds_as_the_plain_one():
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    torch.manual_seed(5)
+    plain = UMT5EncoderModel(
+        UMT5Config(vocab_size=99, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4)
+    ).eval()
+    tokens, mask = torch.randint(0, 99, (1, 12)), torch.ones(1, 12, dtype=torch.long)
+    cpu = torch.device("cpu")
+    with torch.inference_mode():
+        expected = plain(tokens, mask).last_hidden_state
+        for kind, bound in ((TextWeights.INT8, 0.02), (TextWeights.FP8, 0.06), (TextWeights.INT4, 0.25)):
+            model = copy.deepcopy(plain)
+            pack_linears(model, kind, cpu)
+            model.shared = model.encoder.embed_tokens = HostEmbedding(model.shared, cpu)
+            assert not any(isinstance(module, torch.nn.Linear) for module in model.modules())
+            assert sum(isinstance(module, PackedLinear) for module in model.modules()) == 14
+            assert relative(model(tokens, mask).last_hidden_state, expected) < bound
+
+
+def test_levers_follow_what_a_card_can_do():
+    assert levers((7, 5)) == PLAIN
+    assert not levers((8, 6)).fp8_linears  # A10
+    assert levers((8, 9)).fp8_linears  # L4
+    assert levers((8, 9)).attention is Attention.SDPA
+    assert levers((9, 0)).attention is levers((10, 0)).attention is Attention.CUDNN
