@@ -12,6 +12,7 @@ changed layer rebuilds all that follow it. So packages come first, settings next
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -72,8 +73,9 @@ def requirements(extra: str) -> list[str]:
             "the images' requirements are not known here; deploy from a clone of the project, or install it: "
             "pip install -e '.[modal]'"
         ) from None
-    wanted = ("", f'extra == "{extra}"')
-    return [line.partition(";")[0].strip() for line in declared if line.partition(";")[2].strip() in wanted]
+    wanted = ("", f"extra=={extra}")
+    parts = [line.partition(";") for line in declared]
+    return [name.strip() for name, _, marker in parts if re.sub(r"[\s'\"]", "", marker) in wanted]
 
 
 def _base() -> modal.Image:

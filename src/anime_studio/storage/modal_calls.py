@@ -19,7 +19,6 @@ from modal.exception import (
     FunctionTimeoutError,
     InputCancellation,
     InternalFailure,
-    NotFoundError,
     OutputExpiredError,
     RemoteError,
 )
@@ -46,7 +45,7 @@ async def outcome_of(call_id: str, job_id: str) -> Outcome:
     logs = f"see: modal app logs anime-studio --function-call {call_id}"
     try:
         answer: Mapping[str, Any] = await modal.FunctionCall.from_id(call_id).get.aio(timeout=0)
-    except (OutputExpiredError, NotFoundError):
+    except OutputExpiredError:
         return Outcome(error=WorkerDiedError(f"job {job_id} ended long ago and its result is no longer kept"))
     except FunctionTimeoutError:
         return Outcome(error=WorkerDiedError(f"job {job_id} ran over its time limit and was stopped; {logs}"))
@@ -60,7 +59,9 @@ async def outcome_of(call_id: str, job_id: str) -> Outcome:
     except ExecutionError as error:
         return Outcome(error=EngineError(f"job {job_id} failed with something unreadable: {error}; {logs}"))
     except (TimeoutError, modal.exception.Error, GRPCError, StreamTerminatedError, ConnectionError, gaierror):
-        return PENDING  # the builtin TimeoutError: not done; the others: Modal cannot be asked right now
+        # The builtin TimeoutError: not done. The others: Modal cannot be asked right now, or does not know the call,
+        # which is no proof of its end.
+        return PENDING
     except Exception as error:  # noqa: BLE001  whatever the container raised while starting or drawing comes out here
         return Outcome(error=EngineError(f"job {job_id} failed: {type(error).__name__}: {error}; {logs}"))
     if "record" in answer:

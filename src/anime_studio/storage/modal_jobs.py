@@ -13,7 +13,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from anime_studio.core.errors import IdempotencyConflictError, UnavailableError
+from anime_studio.core.errors import (
+    AnimeStudioError,
+    IdempotencyConflictError,
+    UnavailableError,
+    WorkerDiedError,
+)
 from anime_studio.core.jobs import Backlog, Clock, IdempotencyKey, JobRecord
 from anime_studio.storage.modal_calls import outcome_of
 from anime_studio.storage.modal_dicts import JobDicts, Key, dict_errors, plain
@@ -22,6 +27,8 @@ from common.schemas import JobState, Problem
 LOOK_EVERY_S: Final = 0.4
 NEVER_LAUNCHED_AFTER: Final = timedelta(minutes=15)
 """A job that no call was made for in this time belongs to a web container that died between the two."""
+GIVEN_UP_AFTER: Final = timedelta(days=2)
+"""Modal ends every call after 24 hours at the latest (guide, "Timeouts"); one more for the queue."""
 
 
 class ModalJobs:
@@ -121,7 +128,7 @@ class ModalJobs:
         """See `JobStore.queue_position`."""
         if job.state is not JobState.QUEUED:
             return None
-        waiting = [JobRecord.model_validate(entry) for entry in await self._waiting()]
+        waiting = [other for other in await self._open_jobs() if other.state is JobState.QUEUED]
         return sum((other.created_at, other.job_id) < (job.created_at, job.job_id) for other in waiting)
 
     async def backlog(self) -> Backlog:
@@ -171,14 +178,22 @@ class ModalJobs:
             open_ids = {key.partition(":")[2] async for key in self._dicts.jobs.keys.aio()}
         for job_id in open_ids & {job.job_id for job in ended}:
             await self._tidy(job_id)
-        for entry in await self._waiting():
-            await self._end_if_never_launched(JobRecord.model_validate(entry), now)
+        for job in await self._open_jobs():
+            await self._end_if_lost(job, now)
         return old
 
-    async def _end_if_never_launched(self, job: JobRecord, now: datetime) -> None:
-        if now - job.created_at > NEVER_LAUNCHED_AFTER and await self.call_of(job.job_id) is None:
-            error = UnavailableError(f"job {job.job_id} was never handed to a container; submit it again")
-            await self.end(job.failed(error.problem(job.request_id), now))
+    async def _end_if_lost(self, job: JobRecord, now: datetime) -> None:
+        age = now - job.created_at
+        queued = job.state is JobState.QUEUED
+        if queued and age > NEVER_LAUNCHED_AFTER and await self.call_of(job.job_id) is None:
+            lost: AnimeStudioError = UnavailableError(
+                f"job {job.job_id} was never handed to a container; submit it again"
+            )
+        elif age > GIVEN_UP_AFTER:
+            lost = WorkerDiedError(f"nothing was heard of job {job.job_id} for too long; submit it again")
+        else:
+            return
+        await self.end(job.failed(lost.problem(job.request_id), now))
 
     async def _as_its_call_says(self, record: JobRecord, call_id: str) -> JobRecord:
         outcome = await outcome_of(call_id, record.job_id)
@@ -216,15 +231,18 @@ class ModalJobs:
         await asyncio.gather(*(self._ended(job_id) for job_id in kept - self._final.keys()))
         return list(self._final.values())
 
-    async def _waiting(self) -> Sequence[dict[str, Any]]:
+    async def _open_jobs(self) -> Sequence[JobRecord]:
+        """Return the newest version of every job that has not ended."""
         with dict_errors("list"):
             entries = {name: entry async for name, entry in self._dicts.jobs.items.aio()}
             ended = {job_id async for job_id in self._dicts.ended.keys.aio()}
-        jobs = {name.partition(":")[2]: entry for name, entry in entries.items() if name.startswith("job:")}
+        submitted = {
+            name.partition(":")[2]: entry for name, entry in entries.items() if name.startswith("job:")
+        }
         return [
-            entry
-            for job_id, entry in jobs.items()
-            if job_id not in ended and Key.RUN.of(job_id) not in entries
+            JobRecord.model_validate(entries.get(Key.RUN.of(job_id), entry))
+            for job_id, entry in submitted.items()
+            if job_id not in ended
         ]
 
     async def _read(self, job_id: str, *keys: Key) -> list[Any]:
