@@ -18,11 +18,11 @@ PROMPTS = (
     ("snowy mountains by a lake at night under the stars, nobody", 0),
     ("a black kitten walks along a city street in the rain", 0),
     ("a boy with black hair and a green jacket waving in front of a red torii gate, sunny day", 0),
-    ("schoolgirl, purple ponytail, jumping for joy, autumn leaves, shrine, golden hour", 0),
     (
         "a girl with long pink hair in a white dress walking along the beach at sunset, cherry petals falling",
-        0,
+        3,
     ),
+    ("a girl with pink twintails waving on a beach at sunset, cherry petals falling", 1),
 )
 PATIENCE_MS = 300_000
 COLOURS = 240

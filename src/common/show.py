@@ -34,7 +34,11 @@ class ChannelClip(_Answer):
 class ChannelClips(_Answer):
     """A channel's finished clips, oldest first. A channel nobody used is an empty list."""
 
-    clips: Annotated[list[ChannelClip], Field(description="At most 20; ask again after the last one.")]
+    clips: Annotated[list[ChannelClip], Field(description="At most 20; those that were swept are left out.")]
+    next_after: Annotated[
+        datetime | None,
+        Field(description="More clips wait: ask again at once with this as `after`.", examples=[None]),
+    ]
     now: Annotated[datetime, Field(description="The server's clock, UTC.", examples=["2026-11-23T20:00:05Z"])]
 
 

@@ -208,6 +208,29 @@ def test_past_clips_open_with_fresh_links(stage: Stage, new_page: NewPage) -> No
         assert page.is_hidden("#reel")
 
 
+def test_a_clip_that_was_swept_is_said_so(stage: Stage, new_page: NewPage) -> None:
+    with stage.serve() as http, stage.worker():
+        page = new_page(str(http.base_url))
+        page.goto("/")
+        submit(page)
+        page.wait_for_selector(".cut[data-state=succeeded]")
+        for file in (stage.folder / "clips").iterdir():
+            file.unlink()
+        page.reload()
+        page.wait_for_selector("#job-problem[data-code=clip_gone]")
+        assert page.inner_text("#stage") == "This clip is gone"
+        assert "the same seed" in page.inner_text("#job-problem")
+
+
+def test_a_file_no_browser_can_play_is_said_so(stage: Stage, new_page: NewPage) -> None:
+    with stage.serve() as http, stage.worker():
+        page = new_page(str(http.base_url))
+        page.route("**/outputs/**", lambda route: route.fulfill(body="not a film", content_type="video/mp4"))
+        page.goto("/")
+        submit(page)
+        page.wait_for_selector("#job-problem[data-code=clip_unplayable]")
+
+
 def test_errors_speak_by_their_code_and_say_what_to_do(stage: Stage, new_page: NewPage) -> None:
     with stage.serve() as http:
         page = new_page(str(http.base_url))

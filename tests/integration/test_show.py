@@ -88,6 +88,23 @@ def test_a_channel_gives_its_clips_in_order_with_links_that_open(stage: Stage, h
     assert [clip["prompt"] for clip in later["clips"]] == ["cat 2"]
 
 
+def test_a_busy_channel_is_read_in_pages_even_past_clips_that_were_swept(
+    stage: Stage, http: httpx.Client
+) -> None:
+    drawn = []
+    for seed in range(23):
+        ask(http, seed=seed, channel=CHANNEL)
+        drawn.append(stage.draw_next().clip_id)
+    for clip_id in drawn[:20]:
+        for file in (stage.folder / "clips").glob(f"{clip_id}*"):
+            file.unlink()
+    first = http.get(f"/channels/{CHANNEL}/clips").json()
+    assert first["clips"] == []
+    rest = http.get(f"/channels/{CHANNEL}/clips", params={"after": first["next_after"]}).json()
+    assert [clip["clip"]["clip_id"] for clip in rest["clips"]] == drawn[20:]
+    assert rest["next_after"] is None
+
+
 def test_a_channel_opens_clips_and_never_their_jobs(stage: Stage, http: httpx.Client) -> None:
     job_id = ask(http, channel=CHANNEL)
     stage.draw_next()

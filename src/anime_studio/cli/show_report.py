@@ -29,7 +29,7 @@ h1 { margin: 0; font-size: 1.75rem; letter-spacing: -.015em; }
 h2 { margin: 0 0 .75rem; font-size: 1.1rem; }
 section, .tiles > div { border: 1px solid #d5dbea; border-radius: 14px; background: #fff; padding: 1.1rem 1.25rem; }
 section { margin-top: 1.25rem; overflow-x: auto; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: 1rem; margin-top: 1.25rem; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8rem, 1fr)); gap: .75rem; margin-top: 1.25rem; }
 .tiles b { display: block; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
 .soft, td.soft { color: #525b78; font-size: .875rem; }
 table { width: 100%; border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
@@ -84,7 +84,7 @@ def _tiles(status: ShowStatus) -> str:
             f"p95 {total.p95_s:.1f} s" if total else "",
         ),
         ("cold starts", str(status.cold_starts), "restored, cold or recovered"),
-        ("spent", f"${spend.usd:.4f}", per_clip + budget),
+        ("spent", f"${spend.usd:.4f}" if spend.usd else "$0", per_clip + budget),
         ("fallbacks", str(status.fallbacks), "told to the process that answered"),
     )
     cells = (

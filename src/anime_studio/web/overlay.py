@@ -25,6 +25,8 @@ from common.show import ChannelClip, ChannelClips
 router = APIRouter(tags=["show"])
 
 DEFAULT_LOOK_BACK: Final = timedelta(hours=1)
+PAGE: Final = 20
+"""Most records that `JobStore.channel_clips` returns at once."""
 _DATE_AND_TIME: Final = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ].+", re.ASCII)
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _HOST: Final = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?", re.ASCII)
@@ -65,14 +67,18 @@ async def channel_clips(
 ) -> ChannelClips:
     """Return clips that finished after `after`, oldest first, each with freshly signed links.
 
-    At most 20: ask again with the last one's `finished_at`. A channel nobody used answers an empty
-    list. A clip can be kept a moment after the time it carries, so look back a little and drop
-    what you have seen (`clip.clip_id`).
+    At most 20 at once: go on with `next_after`. A channel nobody used answers an empty list. A clip
+    can be kept a moment after the time it carries, so look back a little and drop what you have
+    seen (`clip.clip_id`).
     """
     now = studio.clock.now()
     records = await studio.channel_clips(channel, after or now - DEFAULT_LOOK_BACK)
     clips = [await _present(studio, record, base_url) for record in records]
-    return ChannelClips(clips=[clip for clip in clips if clip is not None], now=now)
+    return ChannelClips(
+        clips=[clip for clip in clips if clip is not None],
+        next_after=records[-1].finished_at if len(records) >= PAGE else None,
+        now=now,
+    )
 
 
 async def _present(studio: Studio, record: JobRecord, base_url: str) -> ChannelClip | None:

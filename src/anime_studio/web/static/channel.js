@@ -9,7 +9,6 @@ const FIRST_LOOK_BACK_MS = 10 * 60_000;
 const QUEUE_LIMIT = 40;
 const SEEN_LIMIT = 400;
 const FRESH_ENOUGH_S = 20;
-const PAGE = 20;
 const MOST_PAGES = 10;
 
 export class Channel {
@@ -41,12 +40,11 @@ export class Channel {
   async poll() {
     // A clip may be kept a moment after the time it carries, so each look goes back a little further.
     let after = new Date(this.upTo() - OVERLAP_MS).toISOString();
-    for (let page = 0; page < MOST_PAGES; page++) {
-      const { clips, now } = await readChannel(this.name, after);
+    for (let page = 0; after !== null && page < MOST_PAGES; page++) {
+      const { clips, next_after: nextAfter, now } = await readChannel(this.name, after);
       this.clockOffsetMs = Date.parse(now) - Date.now();
       for (const entry of clips) this.offer({ ...entry, readAtMs: performance.now() });
-      if (clips.length < PAGE) return;
-      after = clips.at(-1).finished_at;
+      after = nextAfter;
     }
   }
 

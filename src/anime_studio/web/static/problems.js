@@ -19,6 +19,7 @@ const ADVICE = {
   storage_failed: "Nothing was lost of what was accepted. Try again in a moment.",
   disk_full: "The operator must free space. Try again later.",
   clip_gone: "Clips are kept for a limited time. Draw it again with the same seed from the recipe.",
+  clip_unplayable: "Download it and open it in a player, or use another browser.",
   url_expired: "Press play again: the page fetches a fresh link.",
   unavailable: "The studio is not taking work now. It may be restarting; try again in a moment.",
   offline: "Check the connection. The page keeps trying, and a clip that was accepted goes on being drawn.",

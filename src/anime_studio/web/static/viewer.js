@@ -10,6 +10,12 @@ import { drawSketch } from "./sketch.js";
 const STALE_BEFORE_S = 20;
 const RENEW_AT_MOST_EVERY_MS = 2000;
 
+const SWEPT = { code: "clip_gone", title: "The clip is gone", detail: "It was drawn, kept for a while, and swept" };
+const UNPLAYABLE = { code: "clip_unplayable", title: "This browser cannot play the clip",
+  detail: "A fresh link did not help, so the browser may lack H.264" };
+
+const isSwept = (job) => job.state === "succeeded" && job.clip === null;
+
 export class Viewer {
   constructor() {
     this.job = null;
@@ -31,7 +37,7 @@ export class Viewer {
     if (isNew) say(byId("link-note"), "");
     this.showFrame(job, isNew);
     this.showProgress(job);
-    showProblem(byId("job-problem"), job.error);
+    showProblem(byId("job-problem"), isSwept(job) ? SWEPT : job.error);
     byId("actions").hidden = false;
     byId("cancel").hidden = isFinal(job);
     byId("again").hidden = !isFinal(job);
@@ -67,7 +73,7 @@ export class Viewer {
 
   showProgress(job) {
     const words = {
-      succeeded: "Your clip is ready", failed: "No clip this time", cancelled: "Stopped",
+      succeeded: isSwept(job) ? "This clip is gone" : "Your clip is ready", failed: "No clip this time", cancelled: "Stopped",
     }[job.state] ?? stageWords(job);
     say(byId("stage"), words);
     say(byId("announcer"), job.state === "running" && job.stage === "denoise" ? "Drawing" : words);
@@ -105,12 +111,12 @@ export class Viewer {
 
   /** A link dies while the page stays open: fetch another and go on where it was. */
   async renewAfterError() {
-    if (!this.job?.clip || performance.now() - this.renewedAt < RENEW_AT_MOST_EVERY_MS) return;
+    if (!this.job?.clip) return;
+    if (performance.now() - this.renewedAt < RENEW_AT_MOST_EVERY_MS) return showProblem(byId("job-problem"), UNPLAYABLE);
     this.renewedAt = performance.now();
     const atS = this.video.currentTime;
     try {
-      this.job = await readJob(this.job.job_id);
-      this.readAt = performance.now();
+      this.show(await readJob(this.job.job_id));
       if (this.job.clip) this.load(this.job.clip, atS);
     } catch (problem) {
       showProblem(byId("job-problem"), problem);
