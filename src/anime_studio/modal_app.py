@@ -193,7 +193,7 @@ def open_studio() -> Studio:
         model_revision=recipe.revision,
         jobs=jobs,
         launcher=ModalLauncher(
-            jobs, render=generator.render, warm=generator.warm, require_weights=weights.require, clock=clock
+            jobs, render=generator.render, warm=generator.warm, require_weights=weights.require
         ),
         clips=VolumeClips(outputs, SCRATCH / "clips", max_bytes=settings.clip_cache_bytes),
         signer=UrlSigner(read_keys(os.environ)),

@@ -99,8 +99,13 @@ def test_setup_writes_weights_on_a_cpu_and_the_cleaner_runs_hourly(app: Deployed
     assert clean.volumes == {} and clean.gpus == []
 
 
-@pytest.mark.parametrize(("name", "extra"), [("Generator", "engine"), ("setup", "engine"), ("web", "server"), ("clean", "server")])  # fmt: skip
-def test_images_install_the_projects_own_extras_held_to_its_constraints(app: DeployedApp, name: str, extra: str):
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [("Generator", "engine"), ("setup", "engine"), ("web", "server"), ("clean", "server")],
+)
+def test_images_install_the_projects_own_extras_held_to_its_constraints(
+    app: DeployedApp, name: str, extra: str
+):
     image = app.function(name).image
     pins = {"torch==2.13.0"} if extra == "engine" else set()
     assert set(image.requirements) == requirements_of(extra) | pins
@@ -121,7 +126,9 @@ def test_settings_reach_each_container_unchanged_and_keys_do_not(app: DeployedAp
     assert told.pop("ANIME_STUDIO_MEMORY_GIB") == "20.0" and expected.pop("ANIME_STUDIO_MEMORY_GIB")
     assert told == expected
     assert "never to be uploaded" not in str(app.function(name).image.commands)
-    assert env.get("ANIME_STUDIO_SIGNING_KEYS") == (KEYS["ANIME_STUDIO_SIGNING_KEYS"] if name == "web" else None)
+    assert env.get("ANIME_STUDIO_SIGNING_KEYS") == (
+        KEYS["ANIME_STUDIO_SIGNING_KEYS"] if name == "web" else None
+    )
 
 
 @pytest.mark.parametrize("name", ["Generator", "web", "clean", "setup"])
@@ -155,7 +162,10 @@ def test_each_snapshot_mode_sets_its_switches(control_plane: ControlPlane, mode:
 
 @pytest.mark.parametrize(
     ("secret", "message"),
-    [(None, "Secret 'anime-studio' not found"), ({"OTHER": "x"}, "missing key(s): ANIME_STUDIO_SIGNING_KEYS")],
+    [
+        (None, "Secret 'anime-studio' not found"),
+        ({"OTHER": "x"}, "missing key(s): ANIME_STUDIO_SIGNING_KEYS"),
+    ],
 )
 def test_a_deploy_without_signing_keys_publishes_nothing(
     control_plane: ControlPlane, secret: dict[str, str] | None, message: str

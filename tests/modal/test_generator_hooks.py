@@ -101,7 +101,9 @@ def test_a_worker_restored_elsewhere_draws_the_same_clip(
     random_state = torch.get_rng_state()
     wake_elsewhere(restored, monkeypatch)
     assert restored.engine is not None and restored.engine.start_kind is StartKind.RESTORED
-    assert not torch.equal(torch.get_rng_state(), random_state), "every restored container would draw the same seeds"
+    assert not torch.equal(torch.get_rng_state(), random_state), (
+        "every restored container would draw the same seeds"
+    )
     assert restored.draw(REQUEST) == cold.draw(REQUEST)
 
 
@@ -181,7 +183,7 @@ def test_generate_says_in_a_type_that_every_caller_has_why_it_cannot(
 ):
     settings = ModalSettings(recipe="fastwan-3step", gpu=None, models_dir=tmp_path)
     monkeypatch.setattr(modal_app, "settings", settings)
-    with pytest.raises(RuntimeError, match="weights_missing.*modal run"):
+    with pytest.raises(RuntimeError, match=r"weights_missing.*modal run"):
         modal_app.Generator().generate.local("a cat on a roof")
 
 

@@ -44,7 +44,9 @@ def test_a_container_reads_back_what_the_shell_set(monkeypatch: pytest.MonkeyPat
     for name, value in deployed.as_environment().items():
         monkeypatch.setenv(name, value)
     assert ModalSettings.read() == deployed
-    assert (deployed.models_dir, deployed.data_dir) == (MODELS_MOUNT, SCRATCH), "a laptop's folders mean nothing there"
+    assert (deployed.models_dir, deployed.data_dir) == (MODELS_MOUNT, SCRATCH), (
+        "a laptop's folders mean nothing there"
+    )
 
 
 def test_signing_keys_are_never_among_the_baked_settings(monkeypatch: pytest.MonkeyPatch):
@@ -53,7 +55,12 @@ def test_signing_keys_are_never_among_the_baked_settings(monkeypatch: pytest.Mon
 
 
 def test_settings_out_of_modals_bounds_are_refused():
-    for wrong in ({"scaledown_window_s": 1}, {"snapshot": "disk"}, {"max_containers": 0}, {"timeout_s": 90_000}):
+    for wrong in (
+        {"scaledown_window_s": 1},
+        {"snapshot": "disk"},
+        {"max_containers": 0},
+        {"timeout_s": 90_000},
+    ):
         with pytest.raises(ValidationError):
             ModalSettings.model_validate(wrong)
 
@@ -92,7 +99,10 @@ def test_with_neither_the_deploy_stops(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("extra", ["engine", "server"])
 def test_constraints_satisfy_every_requirement_down_to_the_last(extra: str):
     lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
-    constraints = {r.name.lower().replace("_", "-"): r for r in map(Requirement, filter(lambda x: x and x[0] != "#", lines))}
+    constraints = {
+        r.name.lower().replace("_", "-"): r
+        for r in map(Requirement, filter(lambda x: x and x[0] != "#", lines))
+    }
     found = closure(requirements(extra))
     assert found.missing == []
     for distribution in found.distributions.values():
@@ -102,7 +112,9 @@ def test_constraints_satisfy_every_requirement_down_to_the_last(extra: str):
             if pinned is None or (needed.marker and not needed.marker.evaluate({"extra": ""})):
                 continue
             (exact,) = pinned.specifier
-            assert Version(exact.version) in needed.specifier, f"{distribution.name} needs {needed}, pinned {pinned}"
+            assert Version(exact.version) in needed.specifier, (
+                f"{distribution.name} needs {needed}, pinned {pinned}"
+            )
 
 
 def test_torch_in_the_image_is_the_torch_these_tests_run_on():
@@ -113,12 +125,19 @@ def test_torch_in_the_image_is_the_torch_these_tests_run_on():
 def test_both_lists_resolve_for_the_images_python_and_linux(extra: str, pins: list[str], tmp_path: Path):
     """Asks the package index; skipped where none answers."""
     if not _index_answers():
-        pytest.skip("no package index answers here; the constraints are checked against installed metadata instead")
+        pytest.skip(
+            "no package index answers here; the constraints are checked against installed metadata instead"
+        )
+    glibc = [
+        "manylinux1",
+        "manylinux2010",
+        "manylinux2014",
+        *(f"manylinux_2_{minor}" for minor in range(5, 37)),
+    ]
     command = [
-        sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--ignore-installed", "--no-deps",
-        "--only-binary=:all:", "--target", str(tmp_path), "--disable-pip-version-check",
-        "--python-version", PYTHON_VERSION, "--implementation", "cp",
-        "--platform", "manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64", "--platform", "manylinux_2_17_x86_64",
+        sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--ignore-installed", "--only-binary=:all:",
+        "--target", str(tmp_path), "--disable-pip-version-check", "--implementation", "cp",
+        "--python-version", PYTHON_VERSION, *(f"--platform={name}_x86_64" for name in glibc),
         "-c", str(REPOSITORY / "constraints.txt"), *requirements(extra), *pins,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
@@ -126,7 +145,20 @@ def test_both_lists_resolve_for_the_images_python_and_linux(extra: str, pins: li
 
 
 def _index_answers() -> bool:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--retries", "0", "--timeout", "3"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--quiet",
+        "--retries",
+        "0",
+        "--timeout",
+        "3",
+    ]
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run([*command, "--dest", folder, "itsdangerous==2.2.0"], capture_output=True, timeout=60)
+        done = subprocess.run(
+            [*command, "--dest", folder, "itsdangerous==2.2.0"], capture_output=True, timeout=60
+        )
     return done.returncode == 0

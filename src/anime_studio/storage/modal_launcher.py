@@ -11,7 +11,7 @@ import structlog
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from anime_studio.core.errors import QueueFullError, StorageError, UnavailableError, WeightsMissingError
-from anime_studio.core.jobs import Backlog, Clock, JobRecord
+from anime_studio.core.jobs import Backlog, JobRecord
 from anime_studio.storage.modal_jobs import ModalJobs
 from common.schemas import Readiness
 
@@ -63,7 +63,6 @@ class ModalLauncher:
         render: Method,
         warm: Method,
         require_weights: Callable[[], Awaitable[None]],
-        clock: Clock,
     ) -> None:
         """Take what is needed to call.
 
@@ -72,21 +71,14 @@ class ModalLauncher:
             render: Draws a job.
             warm: Does nothing, in a container that is ready.
             require_weights: Raises `WeightsMissingError` when the Volume lacks the recipe's weights.
-            clock: For jobs that end here.
         """
         self._jobs = jobs
         self._render = render
         self._warm = warm
         self._require_weights = require_weights
-        self._clock = clock
 
     async def launch(self, job: JobRecord) -> None:
-        """See `Launcher.launch`; without weights the job fails here, before a GPU wakes for nothing."""
-        try:
-            await self._require_weights()
-        except WeightsMissingError as missing:
-            await self._jobs.end(job.failed(missing.problem(job.request_id), self._clock.now()))
-            return
+        """See `Launcher.launch`."""
         if await self._jobs.call_of(job.job_id) is not None:
             return
         call_id = await self._spawn(job)
