@@ -121,9 +121,10 @@ def test_one_key_makes_one_job(plane: ControlPlane, http: httpx.Client):
     assert ended(plane, http, first)["state"] == "succeeded"
 
 
-def test_a_preempted_render_ends_in_one_clip(plane: ControlPlane, http: httpx.Client):
+@pytest.mark.parametrize("grace_s", [0, 30], ids=["at once", "with notice"])
+def test_a_preempted_render_ends_in_one_clip(plane: ControlPlane, http: httpx.Client, grace_s: float):
     job = submit(http, LONG)
-    plane.preempt(drawing_container(plane, http, job))
+    plane.preempt(drawing_container(plane, http, job), grace_s)
     final = ended(plane, http, job)
     assert final["state"] == "succeeded", final["error"]
     names = files_of(plane, final["clip"]["clip_id"])
