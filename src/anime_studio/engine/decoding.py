@@ -1,4 +1,4 @@
-"""Latents to frames, one latent frame at a time, each group of frames leaving as soon as it is drawn.
+"""Latents to frames, a chunk of latent frames at a time, each group of frames leaving as soon as it is drawn.
 
 The decoder of diffusers' `AutoencoderKLWan` (Wan 2.1's, not the residual one of Wan 2.2), walked with
 our own steps: the same weights, the same causality, other bookkeeping. Frames stay in one layout,
@@ -7,7 +7,8 @@ two frames before the chunk.
 
 On a CPU a causal 3D convolution runs as one 2D convolution over three concatenated time taps: `conv3d`
 is 3 to 7 times slower at small channel counts. On a GPU it runs as `conv3d` in channels_last_3d, which
-is the same memory seen in another shape. A test holds every path to diffusers' own decode.
+is the same memory seen in another shape, and, where `Acceleration` says so, with what lies between two
+convolutions fused (`fused_decoding`). A test holds every path to diffusers' own decode.
 
 Source: diffusers 0.42.1, `autoencoder_kl_wan.py` (`WanDecoder3d`, `WanResample`, `AutoencoderKLWan._decode`).
 """
@@ -21,6 +22,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 
 from anime_studio.core.errors import CheckpointError
+from anime_studio.engine.acceleration import PLAIN, Acceleration
+from anime_studio.engine.fused_decoding import ChunkGraphs, FusedConv
 
 Frames = torch.Tensor
 """(frames, channels, height, width), channels last in memory."""
@@ -32,8 +35,8 @@ _NORM_EPSILON = 1e-12  # of `F.normalize`, which `WanRMS_norm` calls
 class StreamingDecoder:
     """Decodes one clip after another with the VAE it was made from; not for two threads at once."""
 
-    def __init__(self, vae: Any) -> None:
-        """Args: vae: `AutoencoderKLWan`, on its device, in its final dtype.
+    def __init__(self, vae: Any, acceleration: Acceleration = PLAIN) -> None:
+        """Take the weights of *vae*, an `AutoencoderKLWan` on its device in its final dtype.
 
         Raises:
             CheckpointError: The decoder is of another kind than Wan 2.1's.
@@ -42,32 +45,48 @@ class StreamingDecoder:
             raise CheckpointError("vae/config.json: a residual decoder (Wan 2.2) is not supported")
         self._config = vae.config
         self._dtype: torch.dtype = vae.dtype
-        self._causal: list[_CausalConv] = []
+        self._chunk = acceleration.decode_chunk
+        self._fused = acceleration.fused_norms
+        self._causal: list[_CausalConv | FusedConv] = []
+        self._doublings: list[_TimeDoubling] = []
         self._steps = self._build(vae)
+        self._draw: Callable[[Frames, bool], Frames] = self._walk
+        if acceleration.decode_graphs:
+            self._draw = ChunkGraphs(self._walk, self._remembered)
         mean = torch.tensor(vae.config.latents_mean, device=vae.device, dtype=self._dtype)
         std = torch.tensor(vae.config.latents_std, device=vae.device, dtype=self._dtype)
         self._mean, self._std = mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Yield groups of frames, 1 for the first latent frame and 4 for each further one.
+        """Yield groups of frames, 1 for the first latent frame and 4 for each further one of a chunk.
 
         Args:
             latents: (1, z, latent frames, height / 8, width / 8), normalised as the denoiser gives them.
 
         Yields:
-            Frames: (n, 3, height, width) in [-1, 1], in the VAE's dtype.
+            Frames: (n, 3, height, width) in [-1, 1], in the VAE's dtype; good until the next group is asked for.
         """
         for conv in self._causal:
             conv.forget()
         frames = latents[0].permute(1, 0, 2, 3).to(self._dtype)
         # WanPipeline divides by 1/std; so do we, to its last bit.
         frames = frames / (1.0 / self._std) + self._mean
-        for frame in torch.split(frames, 1):
-            x = frame.contiguous(memory_format=torch.channels_last)
+        for index, chunk in enumerate((frames[:1], *torch.split(frames[1:], self._chunk))):
+            if len(chunk):
+                yield self._draw(chunk.contiguous(memory_format=torch.channels_last), index == 0)
+
+    def _walk(self, x: Frames, first: bool) -> Frames:
+        for doubling in self._doublings:
+            doubling.first = first
+        # Shapes repeat for ever where chunks are fused, so cuDNN may look for its fastest algorithm once.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=self._fused):
             for step in self._steps:
                 x = step(x)
-            yield _unpatchify(x, self._config.patch_size).clamp_(-1.0, 1.0)
+        return _unpatchify(x, self._config.patch_size).clamp_(-1.0, 1.0)
+
+    def _remembered(self) -> list[torch.Tensor]:
+        return [past for conv in self._causal if isinstance(conv, FusedConv) for past in conv.remembered()]
 
     def _build(self, vae: Any) -> list[Step]:
         decoder = vae.decoder
@@ -82,14 +101,26 @@ class StreamingDecoder:
             steps.extend(self._residual(resnet) for resnet in block.resnets)
             if block.upsamplers is not None:
                 steps.extend(self._upsample(block.upsamplers[0]))
+        if self._fused:
+            return [*steps, self._fused_conv(decoder.conv_out, norm=decoder.norm_out).biased]
         return [*steps, _norm_silu(decoder.norm_out), self._conv(decoder.conv_out)]
 
     def _conv(self, module: Any) -> Step:
+        if self._fused and module.weight.shape[2] > 1:
+            return self._fused_conv(module).biased
         conv = _CausalConv(module)
         self._causal.append(conv)
         return conv
 
+    def _fused_conv(self, module: Any, norm: Any = None, input_bias: torch.Tensor | None = None) -> FusedConv:
+        gain = None if norm is None else norm.gamma.data.flatten() * norm.scale
+        conv = FusedConv(module, gain=gain, input_bias=input_bias)
+        self._causal.append(conv)
+        return conv
+
     def _residual(self, block: Any) -> Step:
+        if self._fused:
+            return self._fused_residual(block)
         norm1, conv1 = _norm_silu(block.norm1), self._conv(block.conv1)
         norm2, conv2 = _norm_silu(block.norm2), self._conv(block.conv2)
         shortcut = (
@@ -99,6 +130,20 @@ class StreamingDecoder:
         def step(x: Frames) -> Frames:
             carried = x if shortcut is None else shortcut(x)
             return conv2(norm2(conv1(norm1(x)))).add_(carried)
+
+        return step
+
+    def _fused_residual(self, block: Any) -> Step:
+        from anime_studio.engine.kernels import add_with_bias
+
+        conv1 = self._fused_conv(block.conv1, norm=block.norm1)
+        conv2 = self._fused_conv(block.conv2, norm=block.norm2, input_bias=conv1.bias)
+        same = isinstance(block.conv_shortcut, torch.nn.Identity)
+        shortcut = None if same else self._conv(block.conv_shortcut)
+
+        def step(x: Frames) -> Frames:
+            carried = x if shortcut is None else shortcut(x)
+            return add_with_bias(conv2(conv1(x)), conv2.bias, carried)
 
         return step
 
@@ -113,8 +158,8 @@ class StreamingDecoder:
 
         if resample.mode != "upsample3d":
             return [enlarge]
-        doubling = _TimeDoubling(_CausalConv(resample.time_conv))
-        self._causal.append(doubling)
+        doubling = _TimeDoubling(self._conv(resample.time_conv))
+        self._doublings.append(doubling)
         return [doubling, enlarge]
 
 
@@ -155,22 +200,17 @@ class _CausalConv:
         return out[0].permute(1, 0, 2, 3)
 
 
-class _TimeDoubling(_CausalConv):
+class _TimeDoubling:
     """Makes two frames of each, except of the clip's first frame, which stays one and is not remembered."""
 
-    def __init__(self, conv: _CausalConv) -> None:
-        self.__dict__.update(conv.__dict__)
-        self._first = True
-
-    def forget(self) -> None:
-        super().forget()
-        self._first = True
+    def __init__(self, conv: Step) -> None:
+        self._conv = conv
+        self.first = True
 
     def __call__(self, x: Frames) -> Frames:
-        if self._first:
-            self._first = False
+        if self.first:
             return x
-        pairs = super().__call__(x)
+        pairs = self._conv(x)
         count, channels, height, width = x.shape
         split = pairs.reshape(count, 2, channels, height, width).reshape(2 * count, channels, height, width)
         return split.contiguous(memory_format=torch.channels_last)

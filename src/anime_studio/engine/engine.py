@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,15 +46,15 @@ class Engine:
         self.start_kind = StartKind.COLD
         self.recipe = recipe
         self.components = components
-        self._text = PromptEncoder(
+        self.text = PromptEncoder(
             components.tokenizer,
             components.text_encoder,
             max_sequence_length=recipe.max_sequence_length,
             revision=f"{recipe.name}@{revision}/{acceleration.text_weights}",
             cache_dir=cache_dir,
         )
-        self._denoiser = denoiser_for(components.transformer, acceleration)
-        self._decoder = StreamingDecoder(components.vae)
+        self.denoiser = denoiser_for(components.transformer, acceleration)
+        self.decoder = StreamingDecoder(components.vae, acceleration)
 
     def render(self, spec: ClipSpec, folder: Path, report: Report) -> RenderedClip:
         """Draw *spec* into `clip.mp4` and `poster.jpg` in *folder*.
@@ -87,10 +88,10 @@ class Engine:
 
     def embed(self, spec: ClipSpec) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the embeddings of prompt and, with guidance, negative prompt: (1, tokens, text_dim) each."""
-        embeddings = self._text.encode(spec.prompt_used)
+        embeddings = self.text.encode(spec.prompt_used)
         if spec.guidance_scale is None:
             return embeddings, None
-        return embeddings, self._text.encode(spec.negative_prompt or "")
+        return embeddings, self.text.encode(spec.negative_prompt or "")
 
     @torch.inference_mode()
     def denoise(
@@ -103,7 +104,7 @@ class Engine:
         """
         shape = latent_shape(self.components, spec.num_frames, spec.native_height, spec.native_width)
         noise, generator = seeded_noise(shape, spec.seed)
-        velocity = guided(self._denoiser, embeddings, negative, spec.guidance_scale)
+        velocity = guided(self.denoiser, embeddings, negative, spec.guidance_scale)
         steps = sampler_for(self.recipe, spec.num_inference_steps, self.components.scheduler_config)
         report(Stage.DENOISE, 0, spec.num_inference_steps)
         latents = noise.to(self.components.device)
@@ -120,11 +121,15 @@ class Engine:
         Raises:
             BadFramesError: Frames hold NaN or infinity.
         """
-        for group in self._decoder.decode(latents):
-            if not bool(torch.isfinite(group).all()):
-                raise BadFramesError("the VAE gave NaN or infinity; the checkpoint or device is at fault")
-            levels = group.float().add_(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-            yield levels.permute(0, 2, 3, 1).cpu().numpy()
+        # On a GPU a group is on its way to main memory while the next is drawn.
+        behind = 1 if latents.is_cuda else 0
+        waiting: deque[_Levels] = deque()
+        for group in self.decoder.decode(latents):
+            waiting.append(_Levels(group))
+            if len(waiting) > behind:
+                yield waiting.popleft().fetch()
+        for levels in waiting:
+            yield levels.fetch()
 
     def warm_up(self) -> None:
         """Draw a throw-away pass at each size, so that no clip pays for first use.
@@ -134,14 +139,14 @@ class Engine:
         num_frames = (
             self.recipe.max_frames if self.components.device.type == "cuda" else self.recipe.min_frames
         )
-        embeddings = self._text.encode("warm up")
-        velocity = guided(self._denoiser, embeddings, None, None)
+        embeddings = self.text.encode("warm up")
+        velocity = guided(self.denoiser, embeddings, None, None)
         for width, height in self.recipe.native_sizes.values():
             noise, _ = seeded_noise(latent_shape(self.components, num_frames, height, width), 0)
             latents = noise.to(self.components.device)
             with torch.inference_mode(), _engine_errors():
                 velocity(latents, torch.tensor(500, device=latents.device))
-                for _ in self._decoder.decode(latents):
+                for _ in self.decoder.decode(latents):
                     pass
 
     def _write(
@@ -165,6 +170,35 @@ class Engine:
                 report(Stage.DECODE, drawn, spec.num_frames)
             if not shows_something:
                 raise BadFramesError(f"every frame is of one colour for seed {spec.seed}; try another seed")
+
+
+class _Levels:
+    """A group of frames as 8-bit levels, coming to main memory without making anyone wait."""
+
+    def __init__(self, group: torch.Tensor) -> None:
+        levels = group.float().add_(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+        self._levels, self._sound = (
+            _to_host(levels.permute(0, 2, 3, 1).contiguous()),
+            _to_host(torch.isfinite(group).all()),
+        )
+        self._here = torch.cuda.Event() if group.is_cuda else None  # type: ignore[no-untyped-call]
+        if self._here is not None:
+            self._here.record()
+
+    def fetch(self) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        """Wait for the frames and return them."""
+        if self._here is not None:
+            self._here.synchronize()
+        if not bool(self._sound):
+            raise BadFramesError("the VAE gave NaN or infinity; the checkpoint or device is at fault")
+        return self._levels.numpy()
+
+
+def _to_host(values: torch.Tensor) -> torch.Tensor:
+    if not values.is_cuda:
+        return values
+    pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    return pinned.copy_(values, non_blocking=True)
 
 
 def load_engine(

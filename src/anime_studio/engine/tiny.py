@@ -30,7 +30,7 @@ def write_tiny_random(folder: Path, *, seed: int = 0) -> Path:
         _text_encoder().save_pretrained(folder / "text_encoder")
         _transformer().save_pretrained(folder / "transformer")
         _vae().save_pretrained(folder / "vae")
-    _tokenizer().save_pretrained(folder / "tokenizer")
+    byte_tokenizer().save_pretrained(folder / "tokenizer")
     scheduler = UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
     )
@@ -53,7 +53,8 @@ def write_tiny_random(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer of bytes: 256 of them, padding and an end."""
     vocabulary = {"<pad>": 0, "</s>": 1} | {
         byte: index for index, byte in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), start=2)
     }

@@ -99,7 +99,7 @@ class Spoilt:
 
     def frames(self, value: float) -> None:
         self._patch.setattr(
-            self.engine._decoder,
+            self.engine.decoder,
             "decode",
             lambda _: iter([torch.full((n, 3, 32, 48), value) for n in (1, 4, 4)]),
         )

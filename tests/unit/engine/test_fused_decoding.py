@@ -1,0 +1,61 @@
+"""The fused decoder, run by Triton's interpreter in a process of its own, draws what diffusers draws.
+
+Skipped without Triton, which comes with CUDA builds of torch only; `pip install triton` brings it anywhere.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+
+from anime_studio.engine.acceleration import Acceleration
+from anime_studio.engine.decoding import StreamingDecoder
+
+
+def vae() -> AutoencoderKLWan:
+    torch.manual_seed(0)
+    return AutoencoderKLWan(base_dim=8, z_dim=16).eval()
+
+
+def decode(acceleration: Acceleration, latents: torch.Tensor) -> list[torch.Tensor]:
+    return [group.clone() for group in StreamingDecoder(vae(), acceleration).decode(latents)]
+
+
+@pytest.mark.parametrize(("chunk", "groups"), [(2, [1, 8, 8]), (3, [1, 12, 4]), (9, [1, 16])])
+def test_chunks_change_no_frame(chunk, groups):
+    latents = torch.randn(1, 16, 5, 4, 4, generator=torch.Generator().manual_seed(1))
+
+    drawn = decode(Acceleration(decode_chunk=chunk), latents)
+
+    assert [len(group) for group in drawn] == groups
+    torch.testing.assert_close(
+        torch.cat(drawn), torch.cat(decode(Acceleration(), latents)), rtol=0, atol=1e-5
+    )
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_fused_norms_change_no_frame():
+    # The interpreter is chosen when Triton is imported.
+    ran = subprocess.run(
+        [sys.executable, __file__], env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+def fused_equals_plain() -> None:
+    for frames, chunk in ((1, 1), (4, 1), (4, 2)):
+        generator = torch.Generator().manual_seed(frames)
+        decoder = StreamingDecoder(vae(), Acceleration(fused_norms=True, decode_chunk=chunk))
+        for _ in range(2):  # the second clip begins with nothing remembered
+            latents = torch.randn(1, 16, frames, 4, 4, generator=generator)
+            ours = torch.cat([group.clone() for group in decoder.decode(latents)])
+            theirs = torch.cat(decode(Acceleration(), latents))
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+
+
+if __name__ == "__main__":
+    fused_equals_plain()
