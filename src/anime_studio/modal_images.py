@@ -31,6 +31,9 @@ TORCH: Final = "torch==2.13.0"
 """The version this project is tested with; `constraints.txt` leaves it open, since a laptop's build differs.
 PyPI's Linux wheel is a CUDA 13.0 build."""
 
+_COMPILING: Final = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
+"""Compiler processes left behind can keep a memory snapshot from being made (guide, "Memory Snapshots")."""
+
 _PROJECT: Final = Path(__file__).parents[2]
 _CONSTRAINTS: Final = _PROJECT / "constraints.txt"
 _CONSTRAINTS_INSIDE: Final = "/constraints.txt"
@@ -38,8 +41,9 @@ _CONSTRAINTS_INSIDE: Final = "/constraints.txt"
 
 def gpu_image(settings: ModalSettings) -> modal.Image:
     """Return the image that draws: torch, diffusers, PyAV, ffmpeg, and the demo checkpoint beside our source."""
-    image = _with_requirements(_base().apt_install("ffmpeg"), DRAWING_EXTRA, TORCH)
-    return image.env(settings.as_environment()).add_local_python_source(
+    # Triton and torch.compile build small C and C++ files when they first run.
+    image = _with_requirements(_base().apt_install("ffmpeg", "g++"), DRAWING_EXTRA, TORCH)
+    return image.env({**settings.as_environment(), **_COMPILING}).add_local_python_source(
         "common", "anime_studio", ignore=["**/__pycache__/**"]
     )
 

@@ -114,7 +114,8 @@ def test_images_install_the_projects_own_extras_held_to_its_constraints(
     assert "--constraint /constraints.txt" in install
     assert app.function(name).files["/constraints.txt"] == (REPOSITORY / "constraints.txt").read_bytes()
     assert ("torch" in " ".join(image.requirements)) == (extra == "engine")
-    assert any("ffmpeg" in command for command in image.commands) == (extra == "engine")
+    assert any("ffmpeg g++" in command for command in image.commands) == (extra == "engine")
+    assert ("TORCHINDUCTOR_COMPILE_THREADS" in image.env) == (extra == "engine")
 
 
 @pytest.mark.parametrize("name", ["Generator", "web", "clean", "setup"])

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import structlog
@@ -193,6 +194,21 @@ def test_the_known_computation_is_right_here_and_a_wrong_product_is_refused(monk
     monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: wrong(a, b) + 1)
     with pytest.raises(EngineError, match="computes wrongly"):
         probe.check_device(torch.device("cpu"))
+
+
+def test_a_fingerprint_covers_weights_on_any_device_and_of_any_type():
+    class Mixed(torch.nn.Module):
+        def __init__(self, last: float) -> None:
+            super().__init__()
+            self.register_buffer("table", torch.tensor([1.0, 2.0]))
+            self.register_buffer("packed", torch.tensor([last, 0.5]).to(torch.float8_e4m3fn))
+            self.register_buffer("count", torch.tensor(3))
+
+    def components(last: float) -> SimpleNamespace:
+        return SimpleNamespace(text_encoder=Mixed(1), transformer=Mixed(last), vae=Mixed(1), device="cpu")
+
+    assert probe.fingerprint(components(1)) == probe.fingerprint(components(1))  # type: ignore[arg-type]
+    assert probe.fingerprint(components(1)) != probe.fingerprint(components(2))  # type: ignore[arg-type]
 
 
 def _fail() -> None:

@@ -62,10 +62,18 @@ def desk(dicts: JobDicts, clock: HandClock, call_id: str = "fc-1", max_attempts:
 
 
 def success(job: JobRecord, clock: HandClock) -> JobRecord:
-    clip = {"clip_id": job.clip_id, "size_bytes": 1, "sha256": "0" * 64, "poster_size_bytes": 1, "poster_sha256": "1" * 64}
+    clip = {
+        "clip_id": job.clip_id,
+        "size_bytes": 1,
+        "sha256": "0" * 64,
+        "poster_size_bytes": 1,
+        "poster_sha256": "1" * 64,
+    }
     shape = {"width": 48, "height": 32, "num_frames": 17, "fps": 16}
     timings = Timings(start_s=0.1, text_s=0.1, denoise_s=1.0, decode_s=0.5, store_s=0.1, total_s=1.8)
-    return job.succeeded(StoredClip.model_validate(clip | shape), timings, receipt(timings, UNBILLED), clock.now())
+    return job.succeeded(
+        StoredClip.model_validate(clip | shape), timings, receipt(timings, UNBILLED), clock.now()
+    )
 
 
 def cancelled(job: JobRecord):
@@ -111,7 +119,9 @@ async def _is(jobs: ModalJobs, job: JobRecord) -> bool:
     return await jobs.get(job.job_id) == job
 
 
-async def test_an_idempotency_key_makes_one_job_among_many_at_once(jobs: ModalJobs, dicts: JobDicts, clock: HandClock):
+async def test_an_idempotency_key_makes_one_job_among_many_at_once(
+    jobs: ModalJobs, dicts: JobDicts, clock: HandClock
+):
     stores = [store(dicts, clock, []) for _ in range(5)]
     kept = await asyncio.gather(*(each.add(new_job(), KEY) for each in stores))
     assert len({job.job_id for job in kept}) == 1
@@ -172,7 +182,9 @@ async def test_a_job_taken_away_is_claimed_again_by_its_own_call_and_by_no_other
         assert claimed is not None and (claimed.attempts, claimed.version) == (2, 2)
 
 
-async def test_a_job_that_outlives_too_many_containers_is_ended(jobs: ModalJobs, dicts: JobDicts, clock: HandClock):
+async def test_a_job_that_outlives_too_many_containers_is_ended(
+    jobs: ModalJobs, dicts: JobDicts, clock: HandClock
+):
     job = await jobs.add(new_job(), None)
     for _ in range(2):
         with desk(dicts, clock, max_attempts=2) as gpu:
@@ -184,7 +196,9 @@ async def test_a_job_that_outlives_too_many_containers_is_ended(jobs: ModalJobs,
     assert await jobs.get(job.job_id) == ended
 
 
-async def test_changes_tell_each_state_and_end_with_the_end(jobs: ModalJobs, dicts: JobDicts, clock: HandClock):
+async def test_changes_tell_each_state_and_end_with_the_end(
+    jobs: ModalJobs, dicts: JobDicts, clock: HandClock
+):
     job = await jobs.add(new_job(), None)
 
     async def draw() -> None:
@@ -214,7 +228,11 @@ async def test_lists_hold_ended_jobs_and_queue_positions_those_that_wait(
 ):
     waiting = []
     for number in range(3):
-        waiting.append(await jobs.add(new_job(created_at=clock.advance(1), channel=f"channel-of-the-show-{number}"), None))
+        waiting.append(
+            await jobs.add(
+                new_job(created_at=clock.advance(1), channel=f"channel-of-the-show-{number}"), None
+            )
+        )
     assert [await jobs.queue_position(job) for job in waiting] == [0, 1, 2]
     with desk(dicts, clock) as gpu:
         claimed = await in_thread(gpu.claim, waiting[0])
@@ -243,7 +261,9 @@ async def test_the_cleaner_forgets_old_jobs_and_ends_those_never_launched(
     clock.advance(16 * 60)
     assert await jobs.sweep(timedelta(days=7)) == []
     ended = await store(dicts, clock, []).get(orphan.job_id)
-    assert ended is not None and ended.error is not None and "never handed to a container" in ended.error.detail
+    assert (
+        ended is not None and ended.error is not None and "never handed to a container" in ended.error.detail
+    )
     assert launched.job_id in {key.partition(":")[2] async for key in dicts.jobs.keys.aio()}
     assert done.job_id not in {key.partition(":")[2] async for key in dicts.jobs.keys.aio()}
     clock.advance(8 * 24 * 3600)
