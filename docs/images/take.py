@@ -51,6 +51,7 @@ def take_studio(page: Page, url: str) -> None:
         page.click("#submit")
         page.wait_for_selector(f".cut[data-state=succeeded] >> nth={number - 1}")
         print(f"{number} of {len(PROMPTS)}: {prompt}", flush=True)  # noqa: T201
+    page.wait_for_function("() => video.currentTime > 0.2")
     page.evaluate(
         "() => { document.activeElement.blur(); scrollTo(0, 0); video.controls = false; video.currentTime = 2.5; }"
     )
