@@ -11,7 +11,7 @@ DEVELOPS := $(VENV)/.develops-$(TORCH_VERSION)
 PIP     := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check lint types imports fix constraints
+.PHONY: help demo serve deploy test check lint types imports fix constraints
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -21,6 +21,9 @@ demo: $(RUNS) ## Draw a clip through a local server: clip.mp4 and its receipt
 
 serve: $(RUNS) ## Run the local server: API and pages on http://127.0.0.1:8017
 	$(BIN)/anime-studio serve
+
+deploy: $(DEVELOPS) ## Deploy the Modal app, with this shell's ANIME_STUDIO_ settings
+	$(BIN)/anime-studio deploy
 
 test: $(DEVELOPS) ## Pass the tests
 	$(BIN)/python -m pytest
