@@ -15,6 +15,7 @@ import copy
 import dataclasses
 import gc
 import json
+import math
 import platform
 import statistics
 import subprocess
@@ -29,7 +30,7 @@ import torch
 from engine_parts import Diffusers, Ours, Work, encode, full_work, narrow, tiny_work
 
 from anime_studio.engine.acceleration import Acceleration, Attention, TextWeights, acceleration_for
-from anime_studio.engine.attention import has_fp8_attention
+from anime_studio.engine.attention import attend, has_fp8_attention, preferring
 from anime_studio.engine.decoding import StreamingDecoder
 from anime_studio.engine.denoiser import denoiser_for
 from anime_studio.engine.engine import Engine
@@ -112,10 +113,11 @@ class Reference:
 
 @torch.inference_mode()
 def reference(work: Work) -> Reference:
-    """Compute the references; no TF32."""
+    """Compute the references; no TF32, which cuDNN's convolutions would use by themselves."""
+    torch.backends.cudnn.allow_tf32 = False
     plain = Diffusers(work)
     latents, embeddings, prompt = work.latents(), work.embeddings(), work.prompt()
-    return Reference(
+    truth = Reference(
         latents=latents,
         embeddings=embeddings,
         prompt=prompt,
@@ -123,6 +125,8 @@ def reference(work: Work) -> Reference:
         velocity=plain.forward(latents, embeddings)().cpu(),
         frames=plain.decode_raw(latents)[0].permute(1, 0, 2, 3).cpu(),
     )
+    torch.backends.cudnn.allow_tf32 = True
+    return truth
 
 
 def relative_l2(ours: torch.Tensor, theirs: torch.Tensor) -> float:
@@ -189,6 +193,7 @@ def measure_levers(bench: Bench, truth: Reference, base: Acceleration, spare: Ma
         if time.monotonic() > bench.end:
             row["error_message"] = "not run: out of time"
             continue
+        torch._dynamo.reset()  # one variant's compiled blocks are no use to the next
         bench.reset_peak()
         try:
             with torch.inference_mode():
@@ -207,6 +212,9 @@ def _variants(base: Acceleration, *, cuda: bool) -> Iterator[tuple[str, str, Acc
         yield "decode_chunk 2", "decode", dataclasses.replace(base, decode_chunk=2)
         return
     change = dataclasses.replace
+    kernels = [Attention.SDPA, Attention.CUDNN, *([Attention.FP8] if has_fp8_attention() else [])]
+    for kernel in kernels:
+        yield f"attention kernel {kernel}", "attention", change(base, attention=kernel)
     if has_fp8_attention():
         yield "attention fp8", "denoise_forward", change(base, attention=Attention.FP8)
     yield "all denoiser levers", "denoise_forward", base
@@ -273,7 +281,37 @@ def _text_row(
     }
 
 
-_STAGES = {"denoise_forward": _denoise_row, "decode": _decode_row, "text": _text_row}
+def _attention_row(
+    bench: Bench,
+    truth: Reference,
+    acceleration: Acceleration,
+    spare: Mapping[str, Any],
+) -> dict[str, Any]:
+    config = spare["transformer"].config
+    tokens = math.prod(truth.latents.shape[2:]) // math.prod(config.patch_size)
+    shape = (1, tokens, config.num_attention_heads, config.attention_head_dim)
+    made = {"device": truth.latents.device, "dtype": torch.bfloat16}
+
+    def act(*parts: torch.Tensor) -> torch.Tensor:
+        with preferring(acceleration.attention):
+            return attend(*parts, acceleration.attention)
+
+    parts = [torch.randn(shape, **made) for _ in range(3)]
+    expected = attend(*(part.float() for part in parts))
+    before = bench.gib(peak=False)
+    return {
+        "relative_l2": relative_l2(act(*parts), expected),
+        "seconds": bench.seconds(lambda: _bound(act, *(torch.randn(shape, **made) for _ in range(3)))),
+        "peak_gib": bench.gib(peak=True) - before,
+    }
+
+
+_STAGES = {
+    "attention": _attention_row,
+    "denoise_forward": _denoise_row,
+    "decode": _decode_row,
+    "text": _text_row,
+}
 
 
 def _fill(bench: Bench, side: str, stages: Mapping[str, Callable[[], Callable[[], Any]]]) -> None:
@@ -338,6 +376,7 @@ def main() -> None:
     parser.add_argument("--deadline-s", type=float, default=500.0, help="no new lever is begun after this")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--cpu", action="store_true", help="the tiny shape, even where there is a GPU")
+    parser.add_argument("--commit", default="", help="where the folder is no repository")
     asked = parser.parse_args()
     cuda = torch.cuda.is_available() and not asked.cpu
     with tempfile.TemporaryDirectory() as folder:
@@ -346,6 +385,7 @@ def main() -> None:
         if cuda:
             work = narrow(work)
         bench = Bench(work, asked.runs, asked.deadline_s, asked.out)
+        bench.result["commit"] = asked.commit or bench.result["commit"]
         measure_diffusers(bench, truth)
         # Copies for the lever rows wait in main memory: peaks are the engine's own.
         names = ("transformer", "vae", "text_encoder")
