@@ -204,6 +204,14 @@ def test_modal_run_draws_one_clip_by_hand(plane: ControlPlane, tmp_path: Path):
     assert "bytes, cold start, $" in done.stdout + done.stderr, "an app that is not deployed has no snapshots"
 
 
+def test_setup_runs_on_modal_and_says_what_is_complete(plane: ControlPlane):
+    done = plane.cli(
+        "run", "-m", "anime_studio.modal_app::setup", "--recipe", "demo", cwd=REPOSITORY, env=SHELL
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "demo: revision tiny-wan-1 is complete" in done.stdout
+
+
 IMPORTS = {
     "Generator": "generator engine.engine storage.modal_desk storage.volume_clips",
     "setup": "weights",

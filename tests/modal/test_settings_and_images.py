@@ -162,3 +162,20 @@ def _index_answers() -> bool:
             [*command, "--dest", folder, "itsdangerous==2.2.0"], capture_output=True, timeout=60
         )
     return done.returncode == 0
+
+
+def test_a_laptop_with_only_the_modal_extra_can_deploy_and_run():
+    absent = [
+        "fastapi",
+        "starlette",
+        "structlog",
+        "itsdangerous",
+        "prometheus_client",
+        "torch",
+        "diffusers",
+        "av",
+        "numpy",
+    ]
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import anime_studio.modal_app, anime_studio.modal_try"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
