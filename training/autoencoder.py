@@ -64,7 +64,8 @@ def decode_clip(vae: Any, latents: torch.Tensor) -> torch.Tensor:
         if block.upsamplers is not None:
             x = _resample(block.upsamplers[0], x)
     x = decoder.conv_out(F.silu(_norm(decoder.norm_out, x)))
-    return unpatchify(x, vae.config.patch_size)
+    clips: torch.Tensor = unpatchify(x, vae.config.patch_size)
+    return clips
 
 
 def channels_last(vae: Any) -> Any:
@@ -93,9 +94,8 @@ def _layer(layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 def _residual(block: Any, x: torch.Tensor) -> torch.Tensor:
     y = block.conv1(F.silu(_norm(block.norm1, x)))
-    y = block.conv2(F.silu(_norm(block.norm2, y)))
-    carried: torch.Tensor = block.conv_shortcut(x)
-    return y + carried
+    out: torch.Tensor = block.conv2(F.silu(_norm(block.norm2, y))) + block.conv_shortcut(x)
+    return out
 
 
 def _middle(block: Any, x: torch.Tensor) -> torch.Tensor:
@@ -110,8 +110,11 @@ def _attention(block: Any, x: torch.Tensor) -> torch.Tensor:
     flat = x.transpose(1, 2).reshape(clips * frames, channels, height, width)
     qkv = block.to_qkv(_norm(block.norm, flat)).flatten(2).transpose(1, 2)[:, None]
     attended = F.scaled_dot_product_attention(*qkv.chunk(3, dim=-1))[:, 0]
-    mixed = block.proj(attended.transpose(1, 2).reshape(clips * frames, channels, height, width))
-    return x + mixed.view(clips, frames, channels, height, width).transpose(1, 2)
+    mixed: torch.Tensor = block.proj(
+        attended.transpose(1, 2).reshape(clips * frames, channels, height, width)
+    )
+    mixed = mixed.view(clips, frames, channels, height, width).transpose(1, 2)
+    return x + mixed
 
 
 def _resample(block: Any, x: torch.Tensor) -> torch.Tensor:
@@ -132,5 +135,5 @@ def _resample(block: Any, x: torch.Tensor) -> torch.Tensor:
 
 def _norm(norm: Any, x: torch.Tensor) -> torch.Tensor:
     wide = x.float()
-    scaled = wide * torch.rsqrt(wide.square().mean(1, keepdim=True) + 1e-12) * norm.gamma
+    scaled: torch.Tensor = wide * torch.rsqrt(wide.square().mean(1, keepdim=True) + 1e-12) * norm.gamma
     return scaled.to(x.dtype)

@@ -29,6 +29,7 @@ class Scale:
         vae, denoiser, text: Arguments of `AutoencoderKLWan`, `WanTransformer3DModel` and `UMT5Config`.
         clips: Clips encoded for the denoiser, on each device.
         short_batch, long_batch: Clips per step and device when the denoiser sees 5 latent frames, or all.
+        caption_corpus: Captions the tokenizer learns from.
         trajectories: Teacher trajectories kept for distillation, on each device.
     """
 
@@ -42,10 +43,11 @@ class Scale:
     judge_batch: int = 32
     clips: int = 20_480
     captions_per_clip: int = 4
+    caption_corpus: int = 40_000
     text_batch: int = 1024
     short_batch: int = 256
     long_batch: int = 64
-    trajectories: int = 2048
+    trajectories: int = 1536
     distil_batch: int = 64
     held_out_clips: int = 32
     prompts: int = 256
@@ -113,6 +115,7 @@ TINY = Scale(
     judge_batch=2,
     clips=8,
     captions_per_clip=2,
+    caption_corpus=4000,
     text_batch=4,
     short_batch=2,
     long_batch=2,

@@ -19,6 +19,7 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from transformers import PreTrainedTokenizerFast
 
 from training.autoencoder import channels_last, encode_clip, latent_statistics, load_vae
+from training.checkpoint import load_drawer
 from training.clips import draw, scenes_and_parameters, to_levels
 from training.config import FLOW_SHIFT, Scale
 from training.machine import Machine
@@ -59,17 +60,27 @@ class Dataset:
 
 
 def train_denoiser(
-    machine: Machine, scale: Scale, state: Path, *, budget_s: float, max_steps: int | None = None
+    machine: Machine,
+    scale: Scale,
+    state: Path,
+    *,
+    budget_s: float,
+    max_steps: int | None = None,
+    resume: bool = False,
 ) -> None:
-    """Train text encoder and denoiser into `state/teacher`."""
-    tokenizer = train_tokenizer(corpus=4000 if scale.clips < 100 else 40_000)
+    """Train text encoder and denoiser into `state/teacher`, going on from what is there with *resume*."""
+    torch.manual_seed(0)
+    if resume:
+        tokenizer, encoder, denoiser = load_drawer(state / "teacher", machine)
+        encoder, denoiser = encoder.train(), denoiser.train()
+    else:
+        tokenizer = train_tokenizer(corpus=scale.caption_corpus)
+        encoder = build_text_encoder(scale, tokenizer).to(machine.device)
+        denoiser = build_denoiser(scale).to(machine.device)
     machine.say(
         f"denoiser: {len(tokenizer)} tokens; encoding {scale.clips} clips on each of {machine.processes}"
     )
     data = encode_dataset(machine, scale, load_vae(state / "vae"), tokenizer, seed=1000 + machine.rank)
-    torch.manual_seed(0)
-    encoder = build_text_encoder(scale, tokenizer).to(machine.device)
-    denoiser = build_denoiser(scale).to(machine.device)
     reader = Reader(scale.text["d_model"]).to(machine.device)
     torch.manual_seed(100 + machine.rank)
     _learn_to_read(
@@ -115,7 +126,7 @@ def encode_dataset(
     if machine.on_gpu:
         channels_last(vae)
     latents, focuses = [], []
-    for batch in parameters.to(machine.device).split(16):
+    for batch in torch.split(parameters.to(machine.device), 16):
         clip, focus = draw(batch, scale.frames, scale.height, scale.width)
         encoded, _ = encode_clip(vae, to_levels(clip, machine.dtype))
         latents.append(((encoded - mean) / std).to(machine.dtype))
@@ -148,7 +159,7 @@ def _learn_to_read(
         with machine.autocast():
             embeddings = embed(encoder, tokens)
         loss = reader.loss(embeddings, tokens, named)
-        loss.backward()
+        torch.autograd.backward(loss)
         learner.step(ramp(step, fraction))
         if step % 200 == 0:
             machine.say(f"reading {step} {fraction:.0%} loss {loss.item():.4f}")
@@ -181,7 +192,7 @@ def _learn_to_draw(
             embeddings = embed(encoder, tokens)
             predicted = denoiser(mixed, sigma * 1000, embeddings, return_dict=False)[0]
         drawing = (weight * (predicted.float() - (noise - latents)).square()).mean()
-        (drawing + READING_WEIGHT * reader.loss(embeddings, tokens, named)).backward()
+        torch.autograd.backward(drawing + READING_WEIGHT * reader.loss(embeddings, tokens, named))
         norm = learner.step(ramp(step, fraction, warm_up=200, hold=0.55))
         total += drawing.detach()
         if step % 100 == 99 or max_steps:

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
-from transformers import AutoTokenizer, UMT5EncoderModel
 
+from training.checkpoint import load_drawer
 from training.clips import scenes_and_parameters
 from training.config import GUIDANCE, STUDENT_STEPS, TEACHER_STEPS, Scale
 from training.machine import Machine
@@ -29,17 +29,6 @@ RATE = 4e-4
 OWN_STATES = 0.5
 REFRESH_EVERY = 8
 """Steps between two refreshes of one batch of the pool."""
-
-
-def load_drawer(folder: Path, machine: Machine) -> tuple[Any, Any, Any]:
-    """Return tokenizer, text encoder and denoiser of *folder*, in float32 on the machine."""
-    encoder = (
-        UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
-        .to(machine.device)
-        .eval()
-    )
-    denoiser = WanTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32)
-    return AutoTokenizer.from_pretrained(folder / "tokenizer"), encoder, denoiser.to(machine.device).eval()
 
 
 class Pool:
@@ -99,7 +88,7 @@ def distil(
     )
     for step, fraction in machine.progress(budget_s, max_steps):
         loss = _loss(machine, student, pool, scale.distil_batch)
-        loss.backward()
+        torch.autograd.backward(loss)
         norm = learner.step(ramp(step, fraction, hold=0.4))
         if step % REFRESH_EVERY == REFRESH_EVERY - 1 and fraction < 0.85:
             pool.refresh()
@@ -131,4 +120,5 @@ def _loss(machine: Machine, student: Any, pool: Pool, batch: int) -> torch.Tenso
     target = (states[at + 1, rows] - begin) / stride
     with machine.autocast():
         predicted = student(begin, timesteps[at].float(), embeddings, return_dict=False)[0].float()
-    return (predicted - target).square().mean()
+    loss: torch.Tensor = (predicted - target).square().mean()
+    return loss

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from training.autoencoder import decode_clip, latent_statistics, load_vae
+from training.checkpoint import load_drawer
 from training.clips import draw, to_pictures
 from training.config import GUIDANCE, STUDENT_STEPS, TEACHER_STEPS, Scale
-from training.distil import load_drawer
 from training.judge import FaceJudge, load_judges, score, validate
 from training.machine import Machine
 from training.report import save_json, save_sheet
@@ -114,7 +114,7 @@ def _rendered(machine: Machine, scale: Scale, prompts: Prompts) -> torch.Tensor:
     parameters = torch.from_numpy(np.stack([parameters_of(scene, rng) for scene, _ in prompts]))
     parts = [
         draw(part.to(machine.device), scale.frames, scale.height, scale.width)[0].cpu()
-        for part in parameters.split(BATCH)
+        for part in torch.split(parameters, BATCH)
     ]
     return torch.cat(parts)
 
@@ -152,7 +152,9 @@ def _whole_faces(clips: torch.Tensor, prompts: Prompts, face_judge: FaceJudge, d
         [clips[people, :, last * (2 * k + 1) // (2 * FACE_FRAMES)] for k in range(FACE_FRAMES)]
     )
     return float(
-        torch.cat([face_judge(part.to(device)).argmax(1).float().cpu() for part in frames.split(64)]).mean()
+        torch.cat(
+            [face_judge(part.to(device)).argmax(1).float().cpu() for part in torch.split(frames, 64)]
+        ).mean()
     )
 
 

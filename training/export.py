@@ -28,7 +28,7 @@ MODEL_INDEX: dict[str, Any] = {
 }
 
 
-def export(state: Path, folder: Path, model_card: Path | None = None) -> int:
+def export(state: Path, folder: Path, model_card: Path) -> int:
     """Assemble *folder* from *state*; return its size in bytes.
 
     Raises:
@@ -42,8 +42,7 @@ def export(state: Path, folder: Path, model_card: Path | None = None) -> int:
     _name_tokenizer_class(folder / "tokenizer" / "tokenizer_config.json")
     _forget_where_it_was_made(folder)
     save_json(folder / "model_index.json", MODEL_INDEX)
-    if model_card:
-        shutil.copy(model_card, folder / "MODEL_CARD.md")
+    shutil.copy(model_card, folder / "MODEL_CARD.md")
     return write_manifest(folder)
 
 
@@ -53,7 +52,7 @@ def write_manifest(folder: Path) -> int:
     Raises:
         ValueError: A file or the whole is larger than what may ship.
     """
-    files = {}
+    files: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != "manifest.json":
             content = path.read_bytes()

@@ -36,26 +36,37 @@ def _block(
 
 
 class ClipJudge(torch.nn.Module):
-    """Clips to one answer per attribute."""
+    """Clips to one answer per attribute; near layers see particles, far ones places and motion."""
 
     def __init__(self) -> None:
         super().__init__()
         conv = torch.nn.Conv3d
-        self.features = torch.nn.Sequential(
-            _block(conv, 3, 32, (1, 5, 5), (1, 2, 2), (0, 2, 2)),
-            _block(conv, 32, 64, 3, (1, 2, 2), 1),
-            _block(conv, 64, 128, 3, (2, 2, 2), 1),
-            _block(conv, 128, 192, 3, (2, 2, 2), 1),
-            _block(conv, 192, 192, 3, 1, 1),
+        self.near = torch.nn.Sequential(
+            _block(conv, 3, 32, (1, 5, 5), (1, 2, 2), (0, 2, 2)), _block(conv, 32, 64, 3, (1, 2, 2), 1)
         )
+        self.middle = _block(conv, 64, 128, 3, (2, 2, 2), 1)
+        self.far = torch.nn.Sequential(
+            _block(conv, 128, 192, 3, (2, 2, 2), 1), _block(conv, 192, 192, 3, 1, 1)
+        )
+        width = 2 * (64 + 128 + 192)
         self.heads = torch.nn.ModuleList(
-            [torch.nn.Linear(2 * 192, len(values)) for values in ATTRIBUTES.values()]
+            [torch.nn.Linear(width, len(values)) for values in ATTRIBUTES.values()]
         )
 
-    def forward(self, pictures: torch.Tensor) -> list[torch.Tensor]:
-        """Args: pictures: uint8 (clips, 3, frames, height, width). Returns: logits (clips, values) per attribute."""
-        x = self.features(pictures[:, :, ::FRAME_STRIDE].float() / 127.5 - 1).flatten(2)
-        summary = torch.cat([x.mean(2), x.amax(2)], 1)
+    def forward(self, glance: torch.Tensor) -> list[torch.Tensor]:
+        """Return logits (clips, values) per attribute.
+
+        Args:
+            glance: Every `FRAME_STRIDE`th frame, uint8 (clips, 3, frames, height, width).
+        """
+        near = self.near(glance.float() / 127.5 - 1)
+        middle = self.middle(near)
+        pools = [
+            pool
+            for x in (near, middle, self.far(middle))
+            for pool in (x.flatten(2).mean(2), x.flatten(2).amax(2))
+        ]
+        summary = torch.cat(pools, 1)
         return [head(summary) for head in self.heads]
 
 
@@ -75,7 +86,7 @@ class FaceJudge(torch.nn.Module):
         self.head = torch.nn.Linear(2 * 256, 2)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """Args: frames: uint8 (frames, 3, height, width). Returns: logits (frames, 2), faulty and whole."""
+        """Return logits (frames, 2), faulty and whole, of uint8 frames (frames, 3, height, width)."""
         x = self.features(frames.float() / 127.5 - 1).flatten(2)
         answer: torch.Tensor = self.head(torch.cat([x.mean(2), x.amax(2)], 1))
         return answer
@@ -121,7 +132,7 @@ def _train_clip_judge(
         pictures, _ = draw(parameters.to(machine.device), scale.frames, scale.height, scale.width)
         labels = torch.tensor([scene.labels() for scene in scenes], device=machine.device)
         with machine.autocast():
-            answers = judge(_worn(pictures))
+            answers = judge(_worn(pictures[:, :, ::FRAME_STRIDE]))
         losses = [
             F.cross_entropy(a.float(), labels[:, i], ignore_index=-1, reduction="sum")
             for i, a in enumerate(answers)
@@ -156,7 +167,7 @@ def _train_face_judge(
 
 def _step(optimizer: torch.optim.Optimizer, loss: torch.Tensor, fraction: float) -> None:
     optimizer.param_groups[0]["lr"] = RATE * max(0.02, 1 - fraction)
-    loss.backward()
+    torch.autograd.backward(loss)
     optimizer.step()
     optimizer.zero_grad()
 
@@ -219,5 +230,5 @@ def score(
     judge: ClipJudge, pictures: torch.Tensor, labels: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return per attribute how many clips the judge saw as labelled, and how many were labelled (-1 is not)."""
-    answers = torch.stack([answer.argmax(1).cpu() for answer in judge(pictures)], 1)
+    answers = torch.stack([answer.argmax(1).cpu() for answer in judge(pictures[:, :, ::FRAME_STRIDE])], 1)
     return ((answers == labels) & (labels >= 0)).sum(0).float(), (labels >= 0).sum(0).float()

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
@@ -74,19 +74,19 @@ class Machine:
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         dist.all_reduce(flat)
         flat /= self.processes
-        torch._foreach_copy_(
-            list(tensors),
-            [
-                part.view_as(tensor)
-                for part, tensor in zip(flat.split([t.numel() for t in tensors]), tensors, strict=True)
-            ],
-        )
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+        means = [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+        torch._foreach_copy_(list(tensors), means)
 
     def same_(self, tensors: Sequence[torch.Tensor]) -> None:
         """Give every process the first one's *tensors*."""
         if self.processes > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
+
+    def alone(self) -> Machine:
+        """Return this process as if it were the only one, for a stage that one process runs."""
+        return replace(self, rank=0, processes=1)
 
     def wait(self) -> None:
         """Wait for the other processes, whose files the next stage may read."""

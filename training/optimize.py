@@ -41,7 +41,9 @@ class Muon:
             update = _orthogonal(gradient.lerp(momentum, self._momentum))
             update *= 0.2 * max(update.shape[1:]) ** 0.5
             torch._foreach_add_(
-                group, [u.reshape(p.shape) for u, p in zip(update.unbind(0), group, strict=True)], alpha=-rate
+                list[torch.Tensor](group),
+                [u.reshape(p.shape) for u, p in zip(update.unbind(0), group, strict=True)],
+                alpha=-rate,
             )
 
 
@@ -54,7 +56,8 @@ def _orthogonal(update: torch.Tensor) -> torch.Tensor:
     for _ in range(NEWTON_SCHULZ_STEPS):
         square = matrix @ matrix.mT
         matrix = a * matrix + (b * square + c * square @ square) @ matrix
-    return (matrix.mT if tall else matrix).float()
+    whole: torch.Tensor = matrix.mT if tall else matrix
+    return whole.float()
 
 
 def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:

@@ -13,7 +13,7 @@ from training.config import FULL, TINY
 from training.machine import Machine
 
 BUDGETS_S = {"judge": 90, "vae": 560, "denoiser": 560, "distil": 300}
-STAGES = ("judge", "vae", "denoiser", "distil", "evaluate", "export")
+STAGES = ("unpack", "judge", "vae", "denoiser", "distil", "evaluate", "export")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -26,7 +26,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--budget-s", type=float, help=f"seconds for each training stage; by default {BUDGETS_S}"
     )
-    parser.add_argument("--warm-start", type=Path, help="folder of a VAE to go on from")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the stage's own result in the state folder"
+    )
     parser.add_argument(
         "--decoder-only", action="store_true", help="leave the VAE's encoder, and so the latents, as they are"
     )
@@ -37,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--checkpoint",
         type=Path,
         default=Path("src/anime_studio/checkpoints/demo"),
-        help="what export writes",
+        help="what export writes and unpack reads",
     )
     parser.add_argument("--tiny", action="store_true", help="two steps of a miniature, on any machine")
     options = parser.parse_args(arguments)
@@ -50,45 +52,39 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run_stage(stage: str, machine: Machine, options: argparse.Namespace) -> None:
     """Run one stage; torch and diffusers are imported only by the stages that need them."""
-    scale = TINY if options.tiny else FULL
-    budget = {
-        "budget_s": options.budget_s or BUDGETS_S.get(stage, 0),
-        "max_steps": 2 if options.tiny else None,
-    }
-    if stage == "judge":
+    scale, state = TINY if options.tiny else FULL, options.state
+    budget_s = float(options.budget_s or BUDGETS_S.get(stage, 0))
+    max_steps = 2 if options.tiny else None
+    if stage == "unpack" and machine.is_first:
+        from training.checkpoint import unpack
+
+        unpack(options.checkpoint, state)
+    elif stage == "judge" and machine.is_first:
         from training.judge import train_judges
 
-        train_judges(machine, scale, options.state, **budget)
+        train_judges(machine.alone(), scale, state, budget_s=budget_s, max_steps=max_steps)
     elif stage == "vae":
         from training.vae import train_vae
 
-        train_vae(
-            machine,
-            scale,
-            options.state,
-            warm_start=options.warm_start,
-            decoder_only=options.decoder_only,
-            **budget,
-        )
+        how = {"resume": options.resume, "decoder_only": options.decoder_only}
+        train_vae(machine, scale, state, budget_s=budget_s, max_steps=max_steps, **how)
     elif stage == "denoiser":
         from training.denoiser import train_denoiser
 
-        train_denoiser(machine, scale, options.state, **budget)
+        train_denoiser(machine, scale, state, budget_s=budget_s, max_steps=max_steps, resume=options.resume)
     elif stage == "distil":
         from training.distil import distil
 
-        distil(machine, scale, options.state, **budget)
+        distil(machine, scale, state, budget_s=budget_s, max_steps=max_steps)
     elif stage == "evaluate" and machine.is_first:
         from training.evaluate import evaluate
 
-        evaluate(machine, scale, options.state, options.results)
+        evaluate(machine.alone(), scale, state, options.results)
     elif stage == "export" and machine.is_first:
         from training.export import export
 
-        card = Path(__file__).parent / "MODEL_CARD.md"
-        machine.say(
-            f"{options.checkpoint}: {export(options.state, options.checkpoint, card if card.exists() else None)} bytes"
-        )
+        size_bytes = export(state, options.checkpoint, Path(__file__).parent / "MODEL_CARD.md")
+        machine.say(f"{options.checkpoint}: {size_bytes} bytes")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,9 @@ from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepSchedu
 
 from training.config import FLOW_SHIFT, STUDENT_STEPS
 
+MAX_STEPS = 50
+"""Steps for which the corrector is listed as off."""
+
 Velocity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(latents, timesteps (clips,)) -> predicted noise minus clip."""
 
@@ -23,12 +26,8 @@ def served_scheduler() -> Any:
     """Return the scheduler that ships with the checkpoint."""
     return UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT,
-        solver_order=1, disable_corrector=list(range(TRAINED_STEPS_AT_MOST)),
+        solver_order=1, disable_corrector=list(range(MAX_STEPS)),
     )  # fmt: skip
-
-
-TRAINED_STEPS_AT_MOST = 50
-"""Steps for which the corrector is listed as off."""
 
 
 def grid(steps: int = STUDENT_STEPS) -> tuple[list[float], list[int]]:
@@ -70,6 +69,7 @@ def guided(denoiser: Any, embeddings: torch.Tensor, empty: torch.Tensor, guidanc
             return_dict=False,
         )[0].float()
         conditional, unconditional = both.chunk(2)
-        return unconditional + guidance * (conditional - unconditional)
+        mixed: torch.Tensor = unconditional + guidance * (conditional - unconditional)
+        return mixed
 
     return velocity

@@ -23,10 +23,9 @@ from training.world.scene import ATTRIBUTES, Scene, sample_scene
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 VOCABULARY = 1280
-CORPUS = 40_000
 
 
-def train_tokenizer(seed: int = 3, corpus: int = CORPUS) -> PreTrainedTokenizerFast:
+def train_tokenizer(corpus: int, seed: int = 3) -> PreTrainedTokenizerFast:
     """Return a lower-casing BPE tokenizer learned from captions; letters catch words it never saw."""
     rng = random.Random(seed)
     captions = [write_caption(sample_scene(rng), rng).text for _ in range(corpus)]

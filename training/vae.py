@@ -35,7 +35,7 @@ def train_vae(
     *,
     budget_s: float,
     max_steps: int | None = None,
-    warm_start: Path | None = None,
+    resume: bool = False,
     decoder_only: bool = False,
 ) -> float:
     """Train the VAE into `state/vae` and return its PSNR on held-out clips, in dB.
@@ -46,10 +46,10 @@ def train_vae(
         state: Folder of the run.
         budget_s: Seconds of training, without compilation.
         max_steps: Steps at most, for tests.
-        warm_start: A VAE of the same shape to go on from.
+        resume: Go on from `state/vae`.
         decoder_only: Leave the encoder as it is, so that latents already in use stay valid.
     """
-    vae = (load_vae(warm_start) if warm_start else build_vae(scale)).to(machine.device).train()
+    vae = (load_vae(state / "vae") if resume else build_vae(scale)).to(machine.device).train()
     if machine.on_gpu:
         channels_last(vae)
     if decoder_only:
@@ -69,13 +69,14 @@ def train_vae(
             levels = levels.contiguous(memory_format=torch.channels_last_3d)
         with machine.autocast():
             loss, squared = step_loss(vae, levels, focus)
-        loss.backward()
+        torch.autograd.backward(loss)
         norm = learner.step(ramp(step, fraction, hold=0.2))
         if step < 10 or step % 50 == 0:
             curve.add(step, loss.item())
         if step % 250 == 0 or step in (5, 20, 100):
+            psnr = -10 * math.log10(squared.item() / 4)
             machine.say(
-                f"vae {step} {fraction:.0%} loss {loss.item():.4f} psnr {-10 * math.log10(squared.item() / 4):.2f} norm {norm.item():.2f}"
+                f"vae {step} {fraction:.0%} loss {loss.item():.4f} psnr {psnr:.2f} norm {norm.item():.2f}"
             )
     learner.use_average()
     psnr = measure_vae(machine, scale, vae.eval(), state)
@@ -119,8 +120,10 @@ def measure_vae(machine: Machine, scale: Scale, vae: Any, state: Path) -> float:
     _, parameters = scenes_and_parameters(
         scale.held_out_clips, random.Random(99 + machine.rank), held_out=True
     )
-    ratios, sums, rows = [], [], []
-    for batch in parameters.to(machine.device).split(scale.vae_batch):
+    ratios: list[torch.Tensor] = []
+    sums: list[torch.Tensor] = []
+    rows: list[torch.Tensor] = []
+    for batch in torch.split(parameters.to(machine.device), scale.vae_batch):
         clip, _ = draw(batch, scale.frames, scale.height, scale.width)
         levels = to_levels(clip, machine.dtype)
         with machine.autocast():

@@ -77,14 +77,14 @@ def _constant(name: str) -> str:
 
 @functools.cache
 def _gpu_kernel(device: int) -> Any:  # noqa: ARG001 (a kernel belongs to a device)
-    import cupy
+    import cupy  # type: ignore[import-not-found,unused-ignore]
 
     code = "#define ON_GPU\n#define HD __device__ inline\n" + source()
     return cupy.RawKernel(code, "render", options=("--use_fast_math",))
 
 
 def _launch(parameters: torch.Tensor, start_s: torch.Tensor, out: torch.Tensor) -> None:
-    import cupy
+    import cupy  # type: ignore[import-not-found,unused-ignore]
 
     clips, _, frames, height, width = out.shape
     blocks = (clips * frames * height * width + 255) // 256

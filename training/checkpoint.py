@@ -1,0 +1,33 @@
+"""The parts of a checkpoint that draw, read from disk; and a shipped checkpoint laid out to go on from."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from transformers import AutoTokenizer, UMT5EncoderModel
+
+from training.machine import Machine
+
+_DRAWING_PARTS = ("tokenizer", "text_encoder", "transformer")
+
+
+def load_drawer(folder: Path, machine: Machine) -> tuple[Any, Any, Any]:
+    """Return tokenizer, text encoder and denoiser of *folder*, in float32 on the machine."""
+    encoder = (
+        UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+        .to(machine.device)
+        .eval()
+    )
+    denoiser = WanTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32)
+    return AutoTokenizer.from_pretrained(folder / "tokenizer"), encoder, denoiser.to(machine.device).eval()
+
+
+def unpack(checkpoint: Path, state: Path) -> None:
+    """Lay *checkpoint* out as `state/vae` and `state/teacher`, as the stages that made it left them."""
+    shutil.copytree(checkpoint / "vae", state / "vae", dirs_exist_ok=True)
+    for part in _DRAWING_PARTS:
+        shutil.copytree(checkpoint / part, state / "teacher" / part, dirs_exist_ok=True)
