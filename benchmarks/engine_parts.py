@@ -6,6 +6,7 @@ use the same weights. Full size is Wan 2.1 1.3B's (Wan2.1 `wan/configs/wan_t2v_1
 
 from __future__ import annotations
 
+import copy
 import random
 import string
 import tempfile
@@ -104,11 +105,13 @@ def full_work(device: torch.device) -> Work:
 def narrow(work: Work) -> Work:
     """Return *work* with its weights made bfloat16 where loading would make them so."""
     parts = work.components
+    rotary = copy.deepcopy(parts.transformer.rope)  # its angles stay float32, as they do when loaded
     for module in (parts.text_encoder, parts.vae, parts.transformer):
         module.to(torch.bfloat16)
     for name, parameter in parts.transformer.named_parameters():
         if any(part in name.split(".") for part in _KEPT_WIDE):
             parameter.data = parameter.data.float()
+    parts.transformer.rope = rotary
     changed = {**parts.__dict__, "dtype": torch.bfloat16}
     return Work(work.recipe, Components(**changed), work.duration_s)
 

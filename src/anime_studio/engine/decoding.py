@@ -212,8 +212,10 @@ class _TimeDoubling:
             return x
         pairs = self._conv(x)
         count, channels, height, width = x.shape
-        split = pairs.reshape(count, 2, channels, height, width).reshape(2 * count, channels, height, width)
-        return split.contiguous(memory_format=torch.channels_last)
+        # Channels last throughout, so that the pairs come apart in one copy.
+        pixels = pairs.permute(0, 2, 3, 1).reshape(count, height, width, 2, channels)
+        split = pixels.permute(0, 3, 1, 2, 4).reshape(2 * count, height, width, channels)
+        return split.permute(0, 3, 1, 2)
 
 
 def _norm_silu(norm: Any) -> Step:

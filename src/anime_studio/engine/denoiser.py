@@ -172,7 +172,8 @@ class FusedBlock(nn.Module):
         query, key, value = self.to_qkv(x).chunk(3, dim=-1)
         query = _rotate(self._split(self.norm_q(query)), cosines, sines)
         key = _rotate(self._split(self.norm_k(key)), cosines, sines)
-        own = attend(query, key, self._split(value), self._kernel).flatten(2)
+        # cuDNN is given whole tensors only: a strided value has drawn wrong results (diffusers, attention_dispatch.py).
+        own = attend(query, key, self._split(value).contiguous(), self._kernel).flatten(2)
         hidden = (hidden.float() + self.to_out(own) * gate).type_as(hidden)
 
         x = self.norm2(hidden.float()).type_as(hidden)
