@@ -57,14 +57,19 @@ def open_overlay(new_page: NewPage, http: httpx.Client, query: str = "") -> Any:
     page = new_page(str(http.base_url), viewport=OBS_SIZE)
     page.goto(f"/overlay?channel={CHANNEL}{query}")
     page.wait_for_selector("#fallback.on")
-    # The scene fades in once, at the start, over whatever the stream shows beneath it.
-    page.wait_for_function("() => getComputedStyle(document.getElementById('fallback')).opacity === '1'")
     page.evaluate(WATCH)
     return page
 
 
 def shows(page: Any, clip_id: str) -> None:
     page.wait_for_function("id => window.showing.includes(id)", arg=clip_id)
+
+
+def falls_back(page: Any) -> None:
+    """Wait until the last clip has faded away and let go of its file."""
+    page.wait_for_function(
+        "() => window.showing.at(-1) === 'fallback' && document.querySelectorAll('video[src]').length === 0"
+    )
 
 
 def signals(http: httpx.Client) -> dict[str, int]:
@@ -80,7 +85,7 @@ def test_clips_play_once_each_in_order_with_never_a_gap(
     shows(page, first)
     page.screenshot(path=artifacts / "overlay-clip.png")
     shows(page, third)
-    page.wait_for_function("() => window.showing.at(-1) === 'fallback'")
+    falls_back(page)
     assert page.evaluate("showing") == ["fallback", first, second, third, "fallback"]
     assert page.evaluate("gaps") == []
     until(lambda: signals(http).get("latency_observed") == 3)
@@ -149,7 +154,7 @@ def test_it_sees_no_other_channel_and_goes_on_after_a_reload(
     page = open_overlay(new_page, http)
     (first,) = draw(stage, http, 0)
     shows(page, first)
-    page.wait_for_function("() => window.showing.at(-1) === 'fallback'")
+    falls_back(page)
     page.reload()
     page.evaluate(WATCH)
     (second,) = draw(stage, http, 1)
@@ -193,8 +198,7 @@ def test_playing_many_clips_grows_neither_the_page_nor_its_decoders(
     nodes, _ = page.evaluate(count)
     clips = draw(stage, http, *range(6))
     shows(page, clips[-1])
-    page.wait_for_function("() => window.showing.at(-1) === 'fallback'")
-    page.wait_for_function("() => document.querySelectorAll('video[src]').length === 0")
+    falls_back(page)
     assert page.evaluate(count)[0] == nodes
     assert [seen for seen in page.evaluate("showing") if seen != "fallback"] == clips
 

@@ -5,7 +5,8 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-EXECUTABLE = shutil.which("chromium")
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+EXECUTABLE = next((path for name in NAMES if (path := shutil.which(name))), None)
 ARGUMENTS = [
     "--no-sandbox",  # tests may run as root
     "--disable-gpu",

@@ -1,4 +1,4 @@
-"""What a request body may be: JSON, and of bounded size, checked before it is read into memory."""
+"""What a request may be and where it may come from: JSON, bounded size checked before it is read, no other site."""
 
 from __future__ import annotations
 
@@ -54,3 +54,15 @@ def require_json(request: Request) -> None:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise HTTPException(415, "send the body as application/json")
+
+
+def refuse_other_sites(request: Request) -> None:
+    """Refuse what a browser sends for a page of another site: it would spend the operator's GPU.
+
+    For routes that take no JSON body, whose media type alone would ask for a preflight.
+
+    Raises:
+        HTTPException: 403.
+    """
+    if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        raise HTTPException(403, "pages of other sites may not do this")

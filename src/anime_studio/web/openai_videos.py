@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from anime_studio.core.errors import AnimeStudioError, InvalidRequestError, JobNotFoundError
 from anime_studio.core.jobs import Asset, JobRecord
 from anime_studio.core.studio import Caller, Studio
+from anime_studio.web.body import refuse_other_sites
 from anime_studio.web.context import context_of
 from anime_studio.web.deps import BaseUrl, JobId, MetricsDep, StudioDep
 from anime_studio.web.generate import idempotency_key
@@ -36,7 +37,6 @@ from anime_studio.web.openai_shapes import (
 )
 from anime_studio.web.outputs import serve_clip
 from anime_studio.web.problems import status_problem
-from anime_studio.web.status import refuse_other_sites
 from common.schemas import JOB_ID_PATTERN, JobState, Problem
 
 MOST_IDS: Final = 100

@@ -10,10 +10,11 @@ import time
 from datetime import timedelta
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from anime_studio.core.show import recipe_card, summarise
+from anime_studio.web.body import refuse_other_sites
 from anime_studio.web.deps import MetricsDep, OptionsDep, StudioDep
 from anime_studio.web.describe import problems
 from anime_studio.web.pages import page_response
@@ -24,18 +25,6 @@ router = APIRouter(tags=["show"])
 
 MOST_JOBS: Final = 1000
 _WEEK_S: Final = 7 * 24 * 3600
-
-
-def refuse_other_sites(request: Request) -> None:
-    """Refuse what a browser sends for a page of another site: it would spend the operator's GPU.
-
-    For routes that take no JSON body, whose media type alone would ask for a preflight.
-
-    Raises:
-        HTTPException: 403.
-    """
-    if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-        raise HTTPException(403, "pages of other sites may not do this")
 
 
 @router.get(
