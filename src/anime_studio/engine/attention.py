@@ -157,7 +157,7 @@ def _plan(query: tuple[int, ...], key: tuple[int, ...], device: int) -> _Plan:
         amax.set_output(False).set_dim([1, 1, 1, 1]).set_stride([1, 1, 1, 1]).set_data_type(wide)
     graph.validate()
     graph.build_operation_graph()
-    graph.create_execution_plans([cudnn.heur_mode.A])
+    graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
     graph.check_support()
     graph.build_plans()
     on_device = torch.device("cuda", device)

@@ -205,7 +205,8 @@ def _plain(*linears: nn.Linear) -> nn.Module:
 
 
 def _fp8(*linears: nn.Linear) -> nn.Module:
-    return Fp8Linear(*_joined(linears))
+    weight, bias = _joined(linears)
+    return Fp8Linear(weight, bias) if Fp8Linear.fits(weight) else _plain(*linears)
 
 
 def _joined(linears: tuple[nn.Linear, ...]) -> tuple[torch.Tensor, torch.Tensor]:

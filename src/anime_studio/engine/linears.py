@@ -39,14 +39,12 @@ class Fp8Linear(nn.Module):
     """A linear layer that multiplies in e4m3 with float32 sums; input and output are bfloat16.
 
     Args:
-        weight: (out, in); both multiples of 16, which the tensor cores ask for.
+        weight: (out, in), which `fits`.
         bias: (out,).
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
-        if weight.shape[0] % 16 or weight.shape[1] % 16:
-            raise ValueError(f"an e4m3 linear needs multiples of 16, not {tuple(weight.shape)}")
         narrow, scale = to_e4m3(weight.detach())
         self.register_buffer("weight", narrow)
         self.register_buffer("weight_scale", scale.reshape(1, -1))
@@ -55,6 +53,11 @@ class Fp8Linear(nn.Module):
     weight: torch.Tensor
     weight_scale: torch.Tensor
     bias: torch.Tensor | None
+
+    @staticmethod
+    def fits(weight: torch.Tensor) -> bool:
+        """Whether the tensor cores take *weight* in e4m3: bfloat16 now, and both sides multiples of 16."""
+        return weight.dtype is torch.bfloat16 and not (weight.shape[0] % 16 or weight.shape[1] % 16)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply (..., in) to (..., out)."""

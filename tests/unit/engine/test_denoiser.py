@@ -161,3 +161,10 @@ def test_levers_follow_what_a_card_can_do():
     assert levers((8, 9)).fp8_linears  # L4
     assert levers((8, 9)).attention is Attention.SDPA
     assert levers((9, 0)).attention is levers((10, 0)).attention is Attention.CUDNN
+
+
+def test_widths_that_tensor_cores_do_not_take_stay_as_they_are(engine):
+    tiny = copy.deepcopy(engine.components.transformer).to(torch.bfloat16)  # 24 wide
+    FusedDenoiser(tiny, dataclasses.replace(FUSED, fp8_linears=True))
+
+    assert not any(isinstance(module, Fp8Linear) for module in tiny.modules())

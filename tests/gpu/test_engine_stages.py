@@ -1,0 +1,127 @@
+"""On a real GPU at full width: every fast path against the same weights in float32."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+
+from anime_studio.engine.acceleration import PLAIN, Acceleration, Attention, acceleration_for
+from anime_studio.engine.attention import attend, has_fp8_attention, preferring
+from anime_studio.engine.decoding import StreamingDecoder
+from anime_studio.engine.denoiser import denoiser_for
+from anime_studio.engine.linears import E4M3
+
+CUDA = torch.device("cuda", 0)
+TOKENS = 32_760  # 480x832, 81 frames
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return float((ours.double() - theirs.double()).norm() / theirs.double().norm())
+
+
+@pytest.fixture(scope="module")
+def transformer() -> WanTransformer3DModel:
+    """Wan 2.1 1.3B's width, two layers deep, with gates that let the layers be seen."""
+    torch.manual_seed(0)
+    with CUDA:
+        model = WanTransformer3DModel(num_attention_heads=12, num_layers=2, ffn_dim=8960)
+    with torch.no_grad():
+        for block in model.blocks:
+            block.scale_shift_table.normal_(0, 0.3)
+    return model.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def predict(model: WanTransformer3DModel, acceleration: Acceleration, seed: int = 1) -> torch.Tensor:
+    torch.manual_seed(seed)
+    latents = torch.randn(1, 16, 21, 60, 104, device=CUDA)
+    embeddings = torch.randn(1, 512, 4096, device=CUDA)
+    denoiser = denoiser_for(model, acceleration)
+    return denoiser(latents, torch.tensor(757, device=CUDA), denoiser.condition(embeddings))
+
+
+def half(model: WanTransformer3DModel) -> WanTransformer3DModel:
+    narrow = copy.deepcopy(model).to(torch.bfloat16)
+    narrow.rope = copy.deepcopy(model.rope)
+    return narrow
+
+
+def test_the_denoiser_with_every_lever_of_this_card_stays_near_float32(transformer):
+    levers = acceleration_for(CUDA)
+    exact = predict(transformer, PLAIN)
+    plain = relative(predict(half(transformer), PLAIN), exact)
+
+    without_fp8 = predict(half(transformer), dataclasses.replace(levers, fp8_linears=False))
+
+    assert relative(without_fp8, exact) < 1.5 * plain
+    assert relative(predict(half(transformer), levers), exact) < 0.06
+
+
+@pytest.mark.parametrize("kernel", list(Attention))
+def test_each_attention_kernel_attends(kernel):
+    if kernel is Attention.FP8 and not (has_fp8_attention() and torch.cuda.get_device_capability() >= (9, 0)):
+        pytest.skip("needs nvidia-cudnn-frontend and a Hopper GPU or later")
+    torch.manual_seed(2)
+    parts = [torch.randn(1, TOKENS, 12, 128, device=CUDA, dtype=torch.bfloat16) for _ in range(3)]
+    parts[0] *= 3  # weights that prefer some tokens, as trained ones do
+
+    with torch.inference_mode(), preferring(kernel):
+        ours = attend(*parts, kernel)
+
+    assert relative(ours, attend(*(part.float() for part in parts))) < (
+        0.08 if kernel is Attention.FP8 else 0.01
+    )
+
+
+@pytest.fixture(scope="module")
+def vae() -> AutoencoderKLWan:
+    torch.manual_seed(3)
+    with CUDA:
+        return AutoencoderKLWan().eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    "levers",
+    [
+        PLAIN,
+        Acceleration(fused_norms=True),
+        Acceleration(fused_norms=True, decode_chunk=2),
+        Acceleration(fused_norms=True, decode_chunk=2, decode_graphs=True),
+    ],
+)
+@torch.inference_mode()
+def test_the_decoder_draws_what_diffusers_draws_in_bfloat16(vae, levers):
+    config = vae.config
+    shape = (1, config.z_dim, 1, 1, 1)
+    mean = torch.tensor(config.latents_mean, device=CUDA).view(shape)
+    std = 1.0 / torch.tensor(config.latents_std, device=CUDA).view(shape)
+    narrow = copy.deepcopy(vae).to(torch.bfloat16)
+    decoder = StreamingDecoder(narrow, levers)
+    for seed in (4, 5):  # the second clip begins with nothing remembered
+        torch.manual_seed(seed)
+        latents = torch.randn(1, 16, 4, 60, 104, device=CUDA)
+        exact = vae.decode(latents / std + mean, return_dict=False)[0][0].permute(1, 0, 2, 3)
+        theirs = narrow.decode(latents.bfloat16() / std.bfloat16() + mean.bfloat16(), return_dict=False)[0][0]
+
+        ours = torch.cat([group.clone() for group in decoder.decode(latents)])
+
+        assert ours.shape == exact.shape == (13, 3, 480, 832)
+        assert relative(ours, exact) < 1.2 * relative(theirs.permute(1, 0, 2, 3), exact)
+
+
+@torch.inference_mode()
+def test_an_e4m3_linear_runs_on_this_card(transformer):
+    if torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("needs e4m3 tensor cores: sm_89 or later")
+    model = half(transformer)
+    predict(model, Acceleration(fused_denoiser=True, fp8_linears=True))
+
+    assert model.blocks[0].to_qkv.weight.dtype is E4M3
