@@ -25,33 +25,19 @@ from anime_studio.core.recipes import get_recipe
 from anime_studio.modal_images import gpu_image, web_image
 from anime_studio.modal_settings import (
     APP_NAME,
-    ENDED_DICT,
-    IDEMPOTENCY_DICT,
-    JOBS_DICT,
     MODELS_MOUNT,
     MODELS_VOLUME,
     OUTPUTS_MOUNT,
-    OUTPUTS_VOLUME,
     SCRATCH,
-    SECRET_NAME,
     SETUP_COMMAND,
-    SIGNING_KEYS_VARIABLE,
     ModalSettings,
 )
-from anime_studio.storage.modal_dicts import JobDicts
+from anime_studio.modal_stores import dicts, models, outputs, signing_keys
 
 settings = ModalSettings.read()
 drawing, serving = gpu_image(settings), web_image(settings)
 
 app = modal.App(APP_NAME, tags=settings.tags)
-models = modal.Volume.from_name(MODELS_VOLUME, create_if_missing=True)
-outputs = modal.Volume.from_name(OUTPUTS_VOLUME, create_if_missing=True)
-signing_keys = modal.Secret.from_name(SECRET_NAME, required_keys=[SIGNING_KEYS_VARIABLE])
-dicts = JobDicts(
-    jobs=modal.Dict.from_name(JOBS_DICT, create_if_missing=True),
-    ended=modal.Dict.from_name(ENDED_DICT, create_if_missing=True),
-    keys=modal.Dict.from_name(IDEMPOTENCY_DICT, create_if_missing=True),
-)
 
 with serving.imports():  # type: ignore[no-untyped-call]  # at the top, so that the web container's memory snapshot holds them
     from anime_studio.core.signing import UrlSigner
