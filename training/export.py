@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from training.report import save_json
-from training.sampling import served_scheduler
+from training.sampling import served_scheduler, teacher_scheduler
 
 MAX_FILE_BYTES = 15 * 2**20
 MAX_TOTAL_BYTES = 40 * 10**6
@@ -28,17 +28,24 @@ MODEL_INDEX: dict[str, Any] = {
 }
 
 
-def export(state: Path, folder: Path, model_card: Path) -> int:
+def export(state: Path, folder: Path, model_card: Path, *, part: str = "student") -> int:
     """Assemble *folder* from *state*; return its size in bytes.
+
+    Args:
+        state: Folder of the run.
+        folder: The checkpoint; what is there is replaced.
+        model_card: Goes with it.
+        part: Which denoiser ships: `student`, or `teacher` as long as there is no student worth it.
 
     Raises:
         ValueError: A file or the whole is larger than what may ship.
     """
     if folder.exists():
         shutil.rmtree(folder)
-    shutil.copytree(state / "student", folder)
+    shutil.copytree(state / part, folder)
     shutil.copytree(state / "vae", folder / "vae")
-    served_scheduler().save_pretrained(folder / "scheduler")
+    scheduler = served_scheduler() if part == "student" else teacher_scheduler()
+    scheduler.save_pretrained(folder / "scheduler")
     _name_tokenizer_class(folder / "tokenizer" / "tokenizer_config.json")
     _forget_where_it_was_made(folder)
     save_json(folder / "model_index.json", MODEL_INDEX)

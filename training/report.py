@@ -79,4 +79,4 @@ def save_sheet(path: Path, rows: Sequence[torch.Tensor], captions: Sequence[str]
         strip_of_pictures = row.permute(2, 0, 3, 1).reshape(height, -1, 3).cpu().numpy()
         sheet.paste(Image.fromarray(strip_of_pictures), (0, top + strip))
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.quantize(128).save(path, optimize=True)
+    sheet.quantize(256).save(path, optimize=True)

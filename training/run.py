@@ -41,6 +41,9 @@ def main(arguments: list[str] | None = None) -> None:
         default=Path("src/anime_studio/checkpoints/demo"),
         help="what export writes and unpack reads",
     )
+    parser.add_argument(
+        "--part", choices=("student", "teacher"), default="student", help="which denoiser export packs"
+    )
     parser.add_argument("--tiny", action="store_true", help="two steps of a miniature, on any machine")
     options = parser.parse_args(arguments)
     machine = Machine.start()
@@ -83,7 +86,7 @@ def run_stage(stage: str, machine: Machine, options: argparse.Namespace) -> None
     elif stage == "export" and machine.is_first:
         from training.export import export
 
-        size_bytes = export(state, options.checkpoint, Path(__file__).parent / "MODEL_CARD.md")
+        size_bytes = export(state, options.checkpoint, Path(__file__).parent / "MODEL_CARD.md", part=options.part)
         machine.say(f"{options.checkpoint}: {size_bytes} bytes")
 
 

@@ -22,8 +22,15 @@ Velocity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(latents, timesteps (clips,)) -> predicted noise minus clip."""
 
 
+def teacher_scheduler() -> Any:
+    """Return the scheduler that ships with a checkpoint that is not distilled: UniPC of second order."""
+    return UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT
+    )
+
+
 def served_scheduler() -> Any:
-    """Return the scheduler that ships with the checkpoint."""
+    """Return the scheduler that ships with the student."""
     return UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT,
         solver_order=1, disable_corrector=list(range(MAX_STEPS)),
