@@ -209,7 +209,7 @@ def test_setup_runs_on_modal_and_says_what_is_complete(plane: ControlPlane):
         "run", "-m", "anime_studio.modal_app::setup", "--recipe", "demo", cwd=REPOSITORY, env=SHELL
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "demo: revision tiny-wan-1 is complete" in done.stdout
+    assert "demo: revision tiny-wan-2 is complete" in done.stdout
 
 
 IMPORTS = {
