@@ -23,7 +23,7 @@ from anime_studio.engine.decoding import StreamingDecoder
 from anime_studio.engine.denoiser import denoiser_for
 from anime_studio.engine.loading import Components, latent_shape, load_components
 from anime_studio.engine.sampling import guided, sampler_for, seeded_noise
-from anime_studio.engine.text import PromptEncoder
+from anime_studio.engine.text import PromptEncoder, encoder_revision
 from anime_studio.engine.video import VideoWriter
 from common.schemas import ClipSpec, Stage, StartKind
 
@@ -50,7 +50,7 @@ class Engine:
             components.tokenizer,
             components.text_encoder,
             max_sequence_length=recipe.max_sequence_length,
-            revision=f"{recipe.name}@{revision}/{acceleration.text_weights}",
+            revision=f"{revision}/{acceleration.text_weights}",
             cache_dir=cache_dir,
         )
         self.denoiser = denoiser_for(components.transformer, acceleration)
@@ -213,7 +213,7 @@ def load_engine(
 
     Args:
         recipe: How it is sampled.
-        folder: A checkpoint in diffusers' layout; for a fetched one its name is the revision.
+        folder: A checkpoint in diffusers' layout.
         device: `cpu`, `cuda`, or `auto` for a GPU when there is one.
         cache_dir: Where prompt embeddings are kept between runs.
         acceleration: Which fast paths to take; absent means those that suit the device.
@@ -230,7 +230,9 @@ def load_engine(
     with _engine_errors():
         chosen = acceleration_for(torch.device(device)) if acceleration is None else acceleration
         components = load_components(folder, torch.device(device), chosen)
-        return Engine(components, recipe, revision=folder.name, cache_dir=cache_dir, acceleration=chosen)
+        return Engine(
+            components, recipe, revision=encoder_revision(folder), cache_dir=cache_dir, acceleration=chosen
+        )
 
 
 def _shows_something(group: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bool:

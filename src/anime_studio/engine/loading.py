@@ -7,10 +7,11 @@ missing with random numbers; a clip drawn on those must never be served.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,11 @@ _CLASSES = {
     "text_encoder": "UMT5EncoderModel",
     "transformer": "WanTransformer3DModel",
     "vae": "AutoencoderKLWan",
+}
+_MODELS: Mapping[str, Any] = {
+    "text_encoder": UMT5EncoderModel,
+    "transformer": WanTransformer3DModel,
+    "vae": AutoencoderKLWan,
 }
 _WEIGHTS = {
     "text_encoder": "model.safetensors",
@@ -75,22 +81,20 @@ def load_components(folder: Path, device: torch.device, acceleration: Accelerati
     """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     _check_index(folder)
-    for name in _CLASSES:
-        check_weights(folder / name, _WEIGHTS[name], _expected_shapes(name, _config(folder / name)))
+    empty = {name: _without_weights(folder / name) for name in _CLASSES}
+    _check_agreement(folder, {name: model.config for name, model in empty.items()})
+    for name, model in empty.items():
+        expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+        check_weights(folder / name, _WEIGHTS[name], expected)
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    options = {"local_files_only": True, "torch_dtype": dtype, "low_cpu_mem_usage": True}
     try:
         return Components(
             tokenizer=_load_tokenizer(folder / "tokenizer"),
-            text_encoder=place_text_encoder(
-                _load_text_encoder(folder / "text_encoder", dtype), device, acceleration
-            ),
-            transformer=WanTransformer3DModel.from_pretrained(folder / "transformer", **options)
-            .eval()
-            .to(device),
-            vae=AutoencoderKLWan.from_pretrained(folder / "vae", **options).eval().to(device),
+            text_encoder=place_text_encoder(_load(folder / "text_encoder", dtype), device, acceleration),
+            transformer=_load(folder / "transformer", dtype).to(device),
+            vae=_load(folder / "vae", dtype).to(device),
             scheduler_config=_read_json(folder / "scheduler" / "scheduler_config.json"),
             device=device,
             dtype=dtype,
@@ -150,26 +154,28 @@ def read_header(path: Path) -> dict[str, tuple[int, ...]]:
             if length > size - 8:
                 raise CheckpointError(f"{path} is truncated: its header alone is longer than the file")
             header: dict[str, Any] = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
+        end: int = max((entry["data_offsets"][1] for entry in header.values()), default=0)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing") from None
-    except (OSError, struct.error, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
-    header.pop("__metadata__", None)
-    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except (OSError, struct.error, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {error!r}") from error
     if size != 8 + length + end:
         state = "truncated" if size < 8 + length + end else "longer than its header says"
         raise CheckpointError(f"{path} is {state}: {size} bytes, expected {8 + length + end}")
-    return {name: tuple(entry["shape"]) for name, entry in header.items()}
+    return shapes
 
 
 def _weight_files(folder: Path, file_name: str) -> list[Path]:
     index = folder / f"{file_name}.index.json"
     if not index.exists():
         return [folder / file_name]
-    names = set(_read_json(index).get("weight_map", {}).values())
+    weight_map = _read_json(index).get("weight_map")
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise CheckpointError(f"{index} does not name the shards of this folder")
-    return [folder / name for name in sorted(names)]
+    return [folder / name for name in sorted(set(names))]
 
 
 def _check_index(folder: Path) -> None:
@@ -184,35 +190,62 @@ def _check_index(folder: Path) -> None:
             raise CheckpointError(f"{path}: {name} is a {given}, not a {expected}")
 
 
-def _config(folder: Path) -> Mapping[str, Any]:
-    return _read_json(folder / "config.json")
+def _check_agreement(folder: Path, configs: Mapping[str, Any]) -> None:
+    """Refuse parts that do not fit each other, which no look at one part alone would show."""
+    text, denoiser, vae = (configs[name] for name in ("text_encoder", "transformer", "vae"))
+    if text.d_model != denoiser.text_dim:
+        raise CheckpointError(
+            f"{folder}: text_encoder/config.json gives {text.d_model} numbers a token, "
+            f"transformer/config.json takes {denoiser.text_dim}"
+        )
+    path = folder / "vae" / "config.json"
+    for key in ("latents_mean", "latents_std"):
+        given = vae[key]
+        if not isinstance(given, list | tuple) or len(given) != denoiser.in_channels:
+            raise CheckpointError(f"{path}: {key} is not the denoiser's {denoiser.in_channels} numbers")
+    for key in ("scale_factor_spatial", "scale_factor_temporal", "patch_size"):
+        factor = vae[key]
+        without = key == "patch_size" and factor is None
+        if not without and (not isinstance(factor, int) or factor < 1):
+            raise CheckpointError(f"{path}: {key} is {factor!r}, not a whole number from 1")
 
 
-def _expected_shapes(name: str, config: Mapping[str, Any]) -> Shapes:
+def _without_weights(folder: Path) -> Any:
+    config = dict(_read_json(folder / "config.json"))
+    with _naming(folder / "config.json"), torch.device("meta"):
+        if folder.name == "text_encoder":
+            return UMT5EncoderModel(UMT5Config.from_dict(config))
+        return _MODELS[folder.name].from_config(config)
+
+
+def _load(folder: Path, dtype: torch.dtype) -> Any:
+    with _naming(folder):
+        return (
+            _MODELS[folder.name]
+            .from_pretrained(folder, local_files_only=True, torch_dtype=dtype, low_cpu_mem_usage=True)
+            .eval()
+        )
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn whatever a library raises over *path* into a refusal that names it; lack of memory is no fault of it."""
     try:
-        with torch.device("meta"):
-            model: torch.nn.Module
-            if name == "text_encoder":
-                model = UMT5EncoderModel(UMT5Config.from_dict(dict(config)))
-            else:
-                cls = WanTransformer3DModel if name == "transformer" else AutoencoderKLWan
-                model = cls.from_config(dict(config))
-    except (TypeError, ValueError, KeyError, ZeroDivisionError, RuntimeError) as error:
-        raise CheckpointError(f"{name}/config.json does not describe a {_CLASSES[name]}: {error}") from error
-    return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+        yield
+    except (CheckpointError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # transformers, diffusers and safetensors share no root of their errors
+        if "not enough memory" in str(error):
+            raise
+        raise CheckpointError(f"{path} cannot be used: {type(error).__name__}: {error}") from error
 
 
 def _load_tokenizer(folder: Path) -> Any:
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder} does not hold a tokenizer: {error}") from error
-    except Exception as error:  # the tokenizers library raises bare Exception on a damaged tokenizer.json
-        raise CheckpointError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from error
-
-
-def _load_text_encoder(folder: Path, dtype: torch.dtype) -> Any:
-    return UMT5EncoderModel.from_pretrained(folder, local_files_only=True, dtype=dtype).eval()
+    with _naming(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if tokenizer.pad_token is None:
+            raise CheckpointError(f"{folder / 'tokenizer_config.json'} is missing or names no pad_token")
+        return tokenizer
 
 
 def place_text_encoder(text_encoder: Any, device: torch.device, acceleration: Acceleration) -> Any:

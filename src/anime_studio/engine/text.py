@@ -21,6 +21,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from anime_studio.weights import MANIFEST, read_manifest, sha256_of
+
+_DECIDING = ("text_encoder/", "tokenizer/")
 MEMORY_ENTRIES = 64
 """About 270 MB of UMT5-XXL embeddings at most: 512 tokens x 4096 x 2 bytes each."""
 
@@ -29,6 +32,28 @@ def clean(prompt: str) -> str:
     """Return *prompt* with mojibake mended, HTML entities resolved and white space folded."""
     mended = html.unescape(html.unescape(ftfy.fix_text(prompt)))
     return re.sub(r"\s+", " ", mended).strip()
+
+
+def encoder_revision(folder: Path) -> str:
+    """Return a hash of the checkpoint's text encoder and tokenizer, by its manifest; without one, of the files.
+
+    Not the folder's name: the packaged checkpoint keeps its folder when its weights are replaced, and old
+    embeddings under new weights would draw something else in silence.
+
+    Raises:
+        CheckpointError: The manifest cannot be read.
+    """
+    if (folder / MANIFEST).exists():
+        hashes = {name: str(entry["sha256"]) for name, entry in read_manifest(folder).items()}
+    else:
+        hashes = {
+            path.relative_to(folder).as_posix(): sha256_of(path)
+            for part in _DECIDING
+            for path in (folder / part).rglob("*")
+            if path.is_file()
+        }
+    deciding = sorted(item for item in hashes.items() if item[0].startswith(_DECIDING))
+    return hashlib.sha256(repr(deciding).encode()).hexdigest()
 
 
 class PromptEncoder:

@@ -8,7 +8,6 @@ path, not a memory buffer. The file is opened again and its frames are counted b
 from __future__ import annotations
 
 import contextlib
-import errno
 import queue
 import threading
 from fractions import Fraction
@@ -101,7 +100,7 @@ class VideoWriter:
     def _raise_failure(self) -> None:
         if self._failure is None:
             return
-        if isinstance(self._failure, OSError) and self._failure.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(self._failure, OSError) and self._failure.errno in DiskFullError.errnos:
             raise DiskFullError(f"no room left while writing {self._video}") from self._failure
         raise EngineError(f"encoding {self._video.name} failed: {self._failure}") from self._failure
 

@@ -20,6 +20,7 @@ from anime_studio.core.errors import (
 from anime_studio.core.recipes import DEMO, TINY_RANDOM
 from anime_studio.engine.acceleration import Acceleration, TextWeights
 from anime_studio.engine.engine import Engine, load_engine
+from anime_studio.engine.tiny import write_tiny_random
 from common.schemas import Stage
 from support.engine import Reports, spec_of
 
@@ -176,6 +177,20 @@ def test_embeddings_come_from_disk_the_second_time_and_damage_is_mended(tiny_che
     kept.write_bytes(b"damaged")
     assert torch.equal(embed()[0], computed)
     assert kept.stat().st_size > 100
+
+
+@pytest.mark.parametrize("with_manifest", [True, False])
+def test_embeddings_of_replaced_weights_are_not_used(tmp_path, with_manifest):
+    def embed(seed: int, cache: Path | None) -> torch.Tensor:
+        folder = write_tiny_random(tmp_path / str(seed) / "same-name", seed=seed)
+        if not with_manifest:
+            (folder / weights.MANIFEST).unlink()
+        return load_engine(TINY_RANDOM, folder, device="cpu", cache_dir=cache).embed(spec_of())[0]
+
+    before, after = embed(0, tmp_path / "cache"), embed(1, tmp_path / "cache")
+
+    assert not torch.equal(before, after)
+    assert torch.equal(after, embed(1, None))
 
 
 def test_the_shipped_checkpoint_draws_what_was_asked(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,73 @@ def test_a_damaged_tokenizer_is_named(checkpoint):
     (checkpoint / "tokenizer/tokenizer.json").write_text("{}")
 
     refused(checkpoint, "tokenizer")
+
+
+def edit_header(path: Path, change) -> None:
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    change(header["proj_out.weight"], header)
+    changed = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(changed)) + changed + content[8 + length :])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda entry, _: entry.pop("shape"),
+        lambda entry, _: entry.pop("data_offsets"),
+        lambda entry, _: entry.update(dtype="Q9"),
+        lambda entry, _: entry.update(dtype="F16"),
+        lambda entry, _: entry.update(data_offsets=[0, 4]),
+        lambda _, header: header.update({"proj_out.weight": None}),
+    ],
+)
+def test_an_altered_header_is_named(checkpoint, change):
+    edit_header(checkpoint / TRANSFORMER, change)
+
+    refused(checkpoint, "transformer")
+
+
+@pytest.mark.parametrize(
+    "weight_map", [None, [1], {"a": ["x"]}, {"a": "../x"}, {"alien": Path(TRANSFORMER).name}]
+)
+def test_an_index_that_names_no_shards_is_refused(checkpoint, weight_map):
+    (checkpoint / f"{TRANSFORMER}.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+    refused(checkpoint, "transformer")
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("text_encoder", {"d_model": "x"}),
+        ("transformer", {"rope_max_seq_len": None}),
+        ("transformer", {"attention_head_dim": -1}),
+        ("vae", {"dim_mult": []}),
+        ("vae", {"temperal_downsample": []}),
+        ("vae", {"latents_std": None}),
+        ("vae", {"latents_mean": [0.0]}),
+        ("vae", {"scale_factor_temporal": 0}),
+        ("vae", {"patch_size": "x"}),
+    ],
+)
+def test_a_configuration_no_model_has_is_named(checkpoint, part, change):
+    edit(checkpoint / part / "config.json", **change)
+
+    refused(checkpoint, f"{part}/config.json")
+
+
+def test_parts_that_do_not_fit_each_other_are_refused(checkpoint):
+    edit(checkpoint / "text_encoder/config.json", d_model=64)
+
+    refused(checkpoint, "64 numbers a token")
+
+
+def test_a_tokenizer_that_cannot_pad_is_refused(checkpoint):
+    (checkpoint / "tokenizer/tokenizer_config.json").unlink()
+
+    refused(checkpoint, "tokenizer_config.json is missing or names no pad_token")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
