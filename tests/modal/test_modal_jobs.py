@@ -86,7 +86,7 @@ async def in_thread(work, *args):
 
 
 async def until(look, what: str):
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240  # eight containers must die for one of these
     while time.monotonic() < end:
         if found := await look():
             return found
