@@ -22,11 +22,11 @@ from typing import Final
 
 import structlog
 
+from anime_studio.core.clock import SystemClock
 from anime_studio.core.errors import AnimeStudioError, StorageError, WeightsMissingError
 from anime_studio.core.jobs import Renderer
 from anime_studio.core.pricing import UNBILLED
 from anime_studio.core.recipes import Recipe, get_recipe
-from anime_studio.core.studio import SystemClock
 from anime_studio.local.data_dir import DataDir
 from anime_studio.local.status import WorkerStatus
 from anime_studio.pace import FIRST_PACE, Pace
