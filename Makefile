@@ -11,7 +11,7 @@ DEVELOPS := $(VENV)/.develops-$(TORCH_VERSION)
 PIP     := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve deploy test check lint types imports fix constraints
+.PHONY: help demo serve deploy test bench check lint types imports fix constraints
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,9 @@ deploy: $(DEVELOPS) ## Deploy the Modal app, with this shell's ANIME_STUDIO_ set
 
 test: $(DEVELOPS) ## Pass the tests
 	$(BIN)/python -m pytest
+
+bench: $(DEVELOPS) ## Time the engine beside plain diffusers: full size on a GPU, a tiny shape on a CPU
+	$(BIN)/python benchmarks/engine.py
 
 check: lint types imports test ## What CI runs
 
