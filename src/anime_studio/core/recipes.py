@@ -135,7 +135,7 @@ DEMO = Recipe(
     negative_prompt="",
     composes_prompts=False,  # trained on short captions; its text encoder holds 64 tokens
     native_sizes=MappingProxyType({Resolution.P480: (192, 112)}),
-    min_frames=17,
+    min_frames=81,  # learned whole clips only: shorter ones open on a frame of inverted colours
     max_frames=81,
     max_sequence_length=64,
 )

@@ -198,7 +198,7 @@ def test_the_shipped_checkpoint_draws_what_was_asked(tmp_path):
     engine = load_engine(DEMO, checkpoint.folder, device="cpu")
 
     night, day = (
-        engine.render(spec_of(DEMO, prompt=prompt, duration=1.0, num_inference_steps=4), folder, Reports())
+        engine.render(spec_of(DEMO, prompt=prompt, duration=5.0, num_inference_steps=4), folder, Reports())
         for prompt, folder in (
             ("empty scenery, on a beach, late at night", _made(tmp_path / "night")),
             ("empty scenery, on a beach, during the day, blue sky", _made(tmp_path / "day")),
