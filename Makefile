@@ -30,6 +30,7 @@ test: $(DEVELOPS) ## Pass the tests
 
 bench: $(DEVELOPS) ## Time the engine beside plain diffusers: full size on a GPU, a tiny shape on a CPU
 	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/cold_start.py
 
 check: lint types imports test ## What CI runs
 

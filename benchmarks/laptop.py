@@ -63,6 +63,7 @@ def main() -> None:
         "device": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "versions": {name: version(name) for name in ("torch", "diffusers", "av")},
+        "revision": DEMO.revision,
         "seconds": measure(asked.runs),
         "load_average": [load_before, os.getloadavg()[0]],
     }
