@@ -176,11 +176,9 @@ class _Levels:
     """A group of frames as 8-bit levels, coming to main memory without making anyone wait."""
 
     def __init__(self, group: torch.Tensor) -> None:
+        self._sound = _to_host(torch.isfinite(group).all())  # before infinity is clamped
         levels = group.float().add_(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-        self._levels, self._sound = (
-            _to_host(levels.permute(0, 2, 3, 1).contiguous()),
-            _to_host(torch.isfinite(group).all()),
-        )
+        self._levels = _to_host(levels.permute(0, 2, 3, 1).contiguous())
         self._here = torch.cuda.Event() if group.is_cuda else None  # type: ignore[no-untyped-call]
         if self._here is not None:
             self._here.record()

@@ -228,3 +228,15 @@ def test_an_accelerated_engine_draws_nearly_the_same_clip(engine, tiny_checkpoin
     ours = fast.denoise(spec, *fast.embed(spec), Reports())
 
     assert 0 < float((ours - plain).norm() / plain.norm()) < 0.02
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_one_bad_pixel_spoils_the_clip(engine, monkeypatch, tmp_path, value):
+    frames = torch.rand(9, 3, 32, 48, generator=torch.Generator().manual_seed(1))
+    frames[4, 1, 7, 9] = value
+    monkeypatch.setattr(engine.decoder, "decode", lambda _: iter(frames.split([1, 4, 4])))
+
+    with pytest.raises(BadFramesError, match="NaN or infinity"):
+        engine.render(spec_of(), tmp_path, Reports())
+
+    assert left_in(tmp_path) == []
