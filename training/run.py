@@ -86,7 +86,9 @@ def run_stage(stage: str, machine: Machine, options: argparse.Namespace) -> None
     elif stage == "export" and machine.is_first:
         from training.export import export
 
-        size_bytes = export(state, options.checkpoint, Path(__file__).parent / "MODEL_CARD.md", part=options.part)
+        size_bytes = export(
+            state, options.checkpoint, Path(__file__).parent / "MODEL_CARD.md", part=options.part
+        )
         machine.say(f"{options.checkpoint}: {size_bytes} bytes")
 
 

@@ -85,7 +85,9 @@ def assert_whole(server: LocalServer, job: dict[str, Any]) -> None:
         assert sum(1 for _ in video.decode(video=0)) == job["request"]["num_frames"] == clip["num_frames"]
     assert httpx.get(clip["poster_url"]).content.startswith(b"\xff\xd8")
     assert len(list((server.data / "clips").glob(f"{clip['clip_id']}*"))) == 3
-    assert not list((server.data / "clips").glob(f"{clip['clip_id']}*.partial"))  # the next job may be storing its own
+    assert not list(
+        (server.data / "clips").glob(f"{clip['clip_id']}*.partial")
+    )  # the next job may be storing its own
     assert not list((server.data / "scratch").glob(f"{job['job_id']}*"))
 
 
