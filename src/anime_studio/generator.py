@@ -188,6 +188,7 @@ class GeneratorWorker:
 
     def _load(self) -> None:
         from anime_studio.engine import probe
+        from anime_studio.engine.acceleration import PLAIN
         from anime_studio.engine.engine import load_engine
 
         self.fault, self.device_failed = None, False
@@ -196,7 +197,10 @@ class GeneratorWorker:
             if self.uses_gpu:
                 self._try_device(probe.wait_for_cuda)
             engine = load_engine(
-                self.recipe, self.checkpoint.folder, device="cuda" if self.uses_gpu else "cpu"
+                self.recipe,
+                self.checkpoint.folder,
+                device="cuda" if self.uses_gpu else "cpu",
+                acceleration=None if self.settings.accelerate else PLAIN,
             )
             self._try_device(lambda: probe.check_device(engine.components.device))
             engine.warm_up()

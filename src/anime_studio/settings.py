@@ -21,6 +21,8 @@ class Settings(BaseSettings):
     # What is drawn
     recipe: str = "demo"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    accelerate: bool = False
+    """Take the fast paths that suit the GPU. Off until they have been measured on one: docs/performance.md."""
     compose_prompts: bool = True
     models_dir: Path = Path(".anime-studio/models")
 

@@ -205,7 +205,7 @@ def load_engine(
     *,
     device: str = "auto",
     cache_dir: Path | None = None,
-    acceleration: Acceleration | None = None,
+    acceleration: Acceleration | None = PLAIN,
 ) -> Engine:
     """Load the checkpoint in *folder* for *recipe*.
 
@@ -214,7 +214,7 @@ def load_engine(
         folder: A checkpoint in diffusers' layout.
         device: `cpu`, `cuda`, or `auto` for a GPU when there is one.
         cache_dir: Where prompt embeddings are kept between runs.
-        acceleration: Which fast paths to take; absent means those that suit the device.
+        acceleration: Which fast paths to take; None means those that suit the device.
 
     Raises:
         CheckpointError: A file is wrong; the detail names it.

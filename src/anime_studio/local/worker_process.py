@@ -125,9 +125,16 @@ def main(load: LoadRenderer | None = None) -> None:
 
 
 def _load_engine(recipe: Recipe, folder: Path, settings: Settings) -> Renderer:
-    from anime_studio.engine.engine import load_engine  # torch: seconds, and only once the weights are there
+    from anime_studio.engine.acceleration import PLAIN  # torch: seconds, and only once the weights are there
+    from anime_studio.engine.engine import load_engine
 
-    return load_engine(recipe, folder, device=settings.device, cache_dir=settings.data_dir / "cache")
+    return load_engine(
+        recipe,
+        folder,
+        device=settings.device,
+        cache_dir=settings.data_dir / "cache",
+        acceleration=None if settings.accelerate else PLAIN,
+    )
 
 
 def _wait_for_weights(settings: Settings, say: Say) -> Checkpoint:
