@@ -3,6 +3,7 @@
 PYTHON        ?= python3
 VENV          ?= .venv
 TORCH_VERSION ?= 2.13.0
+GPUS          ?= 1
 # PIP_EXTRA_INDEX_URL is pip's own: set it to choose a CPU or CUDA build of torch.
 
 BIN     := $(VENV)/bin
@@ -11,7 +12,7 @@ DEVELOPS := $(VENV)/.develops-$(TORCH_VERSION)
 PIP     := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve deploy test bench check lint types imports fix constraints
+.PHONY: help demo serve deploy test bench check lint types imports fix constraints train-demo
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +41,7 @@ lint: $(DEVELOPS) ## Format and lint
 
 types: $(DEVELOPS) ## Check the types
 	$(BIN)/mypy
+	$(BIN)/mypy training
 
 imports: $(DEVELOPS) ## Check the arrows between packages
 	$(BIN)/lint-imports
@@ -47,6 +49,10 @@ imports: $(DEVELOPS) ## Check the arrows between packages
 fix: $(DEVELOPS) ## Format, and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+train-demo: $(DEVELOPS) ## Train the demo checkpoint: GPUS=2 H200s take about 25 minutes
+	$(BIN)/python -m torch.distributed.run --nproc_per_node=$(GPUS) -m training.run vae denoiser distil --state .train-state
+	$(BIN)/python -m training.run judge evaluate export --state .train-state
 
 constraints: $(DEVELOPS) ## Write the versions installed here into constraints.txt
 	$(BIN)/python tools/constraints.py > constraints.new
