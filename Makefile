@@ -50,7 +50,7 @@ fix: $(DEVELOPS) ## Format, and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-train-demo: $(DEVELOPS) ## Train the demo checkpoint: GPUS=2 H200s take about 25 minutes
+train-demo: $(DEVELOPS) ## Train the demo checkpoint on GPUS=1 or 2 (see training/README.md)
 	$(BIN)/python -m torch.distributed.run --nproc_per_node=$(GPUS) -m training.run vae denoiser distil --state .train-state
 	$(BIN)/python -m training.run judge evaluate export --state .train-state
 
