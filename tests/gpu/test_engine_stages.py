@@ -94,7 +94,6 @@ def vae() -> AutoencoderKLWan:
         PLAIN,
         Acceleration(fused_norms=True),
         Acceleration(fused_norms=True, decode_chunk=2),
-        Acceleration(fused_norms=True, decode_chunk=2, decode_graphs=True),
     ],
 )
 @torch.inference_mode()

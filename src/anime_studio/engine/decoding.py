@@ -23,7 +23,7 @@ import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 
 from anime_studio.core.errors import CheckpointError
 from anime_studio.engine.acceleration import PLAIN, Acceleration
-from anime_studio.engine.fused_decoding import ChunkGraphs, FusedConv
+from anime_studio.engine.fused_decoding import FusedConv
 
 Frames = torch.Tensor
 """(frames, channels, height, width), channels last in memory."""
@@ -50,9 +50,6 @@ class StreamingDecoder:
         self._causal: list[_CausalConv | FusedConv] = []
         self._doublings: list[_TimeDoubling] = []
         self._steps = self._build(vae)
-        self._draw: Callable[[Frames, bool], Frames] = self._walk
-        if acceleration.decode_graphs:
-            self._draw = ChunkGraphs(self._walk, self._remembered)
         mean = torch.tensor(vae.config.latents_mean, device=vae.device, dtype=self._dtype)
         std = torch.tensor(vae.config.latents_std, device=vae.device, dtype=self._dtype)
         self._mean, self._std = mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
@@ -65,16 +62,21 @@ class StreamingDecoder:
             latents: (1, z, latent frames, height / 8, width / 8), normalised as the denoiser gives them.
 
         Yields:
-            Frames: (n, 3, height, width) in [-1, 1], in the VAE's dtype; good until the next group is asked for.
+            Frames: (n, 3, height, width) in [-1, 1], in the VAE's dtype.
         """
-        for conv in self._causal:
-            conv.forget()
+        self._forget()  # an abandoned clip may have left something
         frames = latents[0].permute(1, 0, 2, 3).to(self._dtype)
         # WanPipeline divides by 1/std; so do we, to its last bit.
         frames = frames / (1.0 / self._std) + self._mean
         for index, chunk in enumerate((frames[:1], *torch.split(frames[1:], self._chunk))):
             if len(chunk):
-                yield self._draw(chunk.contiguous(memory_format=torch.channels_last), index == 0)
+                yield self._walk(chunk.contiguous(memory_format=torch.channels_last), index == 0)
+        self._forget()
+
+    def _forget(self) -> None:
+        # What the convolutions remember of a 480p clip is 1.8 GiB, by count: not to be carried into a memory snapshot.
+        for conv in self._causal:
+            conv.forget()
 
     def _walk(self, x: Frames, first: bool) -> Frames:
         for doubling in self._doublings:
@@ -84,9 +86,6 @@ class StreamingDecoder:
             for step in self._steps:
                 x = step(x)
         return _unpatchify(x, self._config.patch_size).clamp_(-1.0, 1.0)
-
-    def _remembered(self) -> list[torch.Tensor]:
-        return [past for conv in self._causal if isinstance(conv, FusedConv) for past in conv.remembered()]
 
     def _build(self, vae: Any) -> list[Step]:
         decoder = vae.decoder
