@@ -45,10 +45,11 @@ class Acceleration:
         compile_blocks: Compile the block once with `torch.compile` and run it for every layer.
         fused_norms: VAE: one Triton kernel for norm and SiLU, writing behind the two remembered frames.
         decode_chunk: VAE: latent frames decoded at once after the first.
-        decode_graphs: VAE: replay each chunk as a CUDA graph.
         text_weights: See `TextWeights`.
         text_embedding_on_cpu: Keep UMT5's embedding table (1.05e9 numbers, of which a prompt reads 512 rows)
             in main memory.
+        text_streamed: Of every four layers of the text encoder, how many wait in main memory and are copied to the
+            device while others compute (`engine.streaming`).
     """
 
     fused_denoiser: bool = False
@@ -57,9 +58,9 @@ class Acceleration:
     compile_blocks: bool = False
     fused_norms: bool = False
     decode_chunk: int = 1
-    decode_graphs: bool = False
     text_weights: TextWeights = TextWeights.PLAIN
     text_embedding_on_cpu: bool = False
+    text_streamed: int = 0
 
 
 PLAIN = Acceleration()
@@ -89,7 +90,7 @@ def levers(capability: tuple[int, int]) -> Acceleration:
         compile_blocks=True,
         fused_norms=True,
         decode_chunk=2,
-        decode_graphs=True,
         text_weights=TextWeights.INT8,  # as small as e4m3, and a third of its error: docs/performance.md
         text_embedding_on_cpu=True,
+        text_streamed=3,
     )

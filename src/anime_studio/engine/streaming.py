@@ -1,0 +1,102 @@
+"""Layers whose weights wait in main memory and are copied to the device just before their turn.
+
+UMT5-XXL is three quarters of the weights and works for a fiftieth of a clip's time: kept on the GPU it fills the
+memory snapshot and nothing else. Copies run on a stream of their own, two layers ahead, while other layers compute.
+diffusers' group offloading does the same for whole models; it copies each tensor by itself and leaves no layer behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+_ALIGNMENT_BYTES = 256
+"""Of each tensor within its layer's buffer: what `cudaMalloc` aligns to (CUDA C++ Programming Guide, 5.3.2)."""
+_SLOTS = 2
+"""Places on the device: one layer computes while the next one arrives."""
+
+
+def stream_layers(model: nn.Module, layers: Sequence[nn.Module], device: torch.device) -> None:
+    """Keep the weights of *layers* in main memory and bring each to *device* as *model* comes to it.
+
+    Args:
+        model: Runs the layers in the order given, each once; for one thread at a time.
+        layers: They may lie anywhere among others that stay on the device.
+        device: A CUDA device; a CPU for tests, where nothing is ahead of anything.
+    """
+    stream = _LayerStream(layers, device)
+    model.register_forward_pre_hook(stream.begin)
+    for index, layer in enumerate(layers):
+        layer.register_forward_pre_hook(stream.wait_for(index))
+        layer.register_forward_hook(stream.follow(index))
+
+
+class _LayerStream:
+    def __init__(self, layers: Sequence[nn.Module], device: torch.device) -> None:
+        on_gpu = device.type == "cuda"
+        self._host = [_gather(layer, pinned=on_gpu) for layer in layers]
+        size_bytes = max(len(flat) for flat in self._host)
+        self._slots = [torch.empty(size_bytes, dtype=torch.uint8, device=device) for _ in range(_SLOTS)]
+        for index, layer in enumerate(layers):
+            _view_into(layer, self._slots[index % _SLOTS])
+        self._copies = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
+        self._copied: list[Any] = [torch.cuda.Event() if on_gpu else None for _ in layers]  # type: ignore[no-untyped-call]
+
+    def begin(self, *_: Any) -> None:
+        """Before the model runs: send its first layers on their way."""
+        for index in range(min(_SLOTS, len(self._host))):
+            self._send(index)
+
+    def wait_for(self, index: int) -> Any:
+        """Return what a layer does before it computes."""
+
+        def hook(*_: Any) -> None:
+            if self._copies is not None:
+                torch.cuda.current_stream().wait_event(self._copied[index])
+
+        return hook
+
+    def follow(self, index: int) -> Any:
+        """Return what a layer does once its work is queued: its place is the next but one's."""
+
+        def hook(*_: Any) -> None:
+            if index + _SLOTS < len(self._host):
+                self._send(index + _SLOTS)
+
+        return hook
+
+    def _send(self, index: int) -> None:
+        flat, slot = self._host[index], self._slots[index % _SLOTS]
+        if self._copies is None:
+            slot[: len(flat)].copy_(flat)
+            return
+        self._copies.wait_stream(torch.cuda.current_stream())  # whoever read this slot last has then done so
+        with torch.cuda.stream(self._copies):
+            slot[: len(flat)].copy_(flat, non_blocking=True)
+            self._copied[index].record()
+
+
+def _places(layer: nn.Module) -> Iterator[tuple[torch.Tensor, int, int]]:
+    """Yield each weight and buffer with where its bytes begin and how many they are."""
+    begin = 0
+    for tensor in (*layer.parameters(), *layer.buffers()):
+        count = tensor.numel() * tensor.element_size()
+        yield tensor, begin, count
+        begin += -(-count // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+
+
+def _gather(layer: nn.Module, *, pinned: bool) -> torch.Tensor:
+    places = list(_places(layer))
+    _, begin, count = places[-1]
+    flat = torch.empty(begin + count, dtype=torch.uint8, pin_memory=pinned)
+    for tensor, begin, count in places:
+        flat[begin : begin + count].copy_(tensor.detach().contiguous().flatten().view(torch.uint8))
+    return flat
+
+
+def _view_into(layer: nn.Module, slot: torch.Tensor) -> None:
+    for tensor, begin, count in list(_places(layer)):
+        tensor.data = slot[begin : begin + count].view(tensor.dtype).view(tensor.shape)

@@ -1,0 +1,40 @@
+"""Layers that come from main memory compute what they computed before; `tests/gpu` runs the same on a device."""
+
+import pytest
+import torch
+from transformers import UMT5Config, UMT5EncoderModel
+
+from anime_studio.engine.acceleration import Acceleration, TextWeights
+from anime_studio.engine.loading import place_text_encoder
+
+CPU = torch.device("cpu")
+
+
+def encoder() -> UMT5EncoderModel:
+    torch.manual_seed(0)
+    config = UMT5Config(vocab_size=99, d_model=64, d_kv=16, d_ff=128, num_layers=6, num_heads=4)
+    return UMT5EncoderModel(config).eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def embed(model: UMT5EncoderModel, seed: int) -> torch.Tensor:
+    tokens = torch.randint(1, 99, (1, 16), generator=torch.Generator().manual_seed(seed))
+    return model(tokens, torch.ones_like(tokens)).last_hidden_state
+
+
+@pytest.mark.parametrize("kind", [TextWeights.PLAIN, TextWeights.INT8])
+@pytest.mark.parametrize("streamed", [1, 2, 3, 4])
+def test_streamed_layers_embed_the_same_bits_prompt_after_prompt(kind, streamed):
+    resident = place_text_encoder(encoder(), CPU, Acceleration(text_weights=kind))
+    ours = place_text_encoder(encoder(), CPU, Acceleration(text_weights=kind, text_streamed=streamed))
+
+    for seed in (1, 2, 1):
+        assert torch.equal(embed(ours, seed), embed(resident, seed))
+
+
+def test_all_streamed_layers_share_two_places():
+    model = place_text_encoder(encoder(), CPU, Acceleration(text_streamed=4))
+
+    places = {parameter.untyped_storage().data_ptr() for parameter in model.encoder.block.parameters()}
+
+    assert len(places) == 2
