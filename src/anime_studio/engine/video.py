@@ -120,6 +120,7 @@ class VideoWriter:
             context = stream.codec_context
             context.options = {"crf": CRF, "preset": "veryfast"}
             context.gop_size = self._fps
+            context.thread_type = "FRAME"  # PyAV asks for slices, which cost x264 time and bytes
             context.color_range = ColorRange.MPEG
             context.colorspace, context.color_primaries, context.color_trc = 1, 1, 1  # BT.709, ITU-T H.273
             index = 0
