@@ -26,6 +26,7 @@ from anime_studio.modal_settings import ModalSettings
 PYTHON_VERSION: Final = "3.12"
 UV_VERSION: Final = "0.9"
 DRAWING_EXTRA: Final = "engine"
+GPU_EXTRA: Final = "cuda"
 SERVING_EXTRA: Final = "server"
 TORCH: Final = "torch==2.13.0"
 """The version this project is tested with; `constraints.txt` leaves it open, since a laptop's build differs.
@@ -42,7 +43,9 @@ _CONSTRAINTS_INSIDE: Final = "/constraints.txt"
 def gpu_image(settings: ModalSettings) -> modal.Image:
     """Return the image that draws: torch, diffusers, PyAV, ffmpeg, and the demo checkpoint beside our source."""
     # Triton and torch.compile build small C and C++ files when they first run.
-    image = _with_requirements(_base().apt_install("ffmpeg", "g++"), DRAWING_EXTRA, TORCH)
+    on_gpu = [] if settings.gpu is None else requirements(GPU_EXTRA)
+    packages = [*requirements(DRAWING_EXTRA), *on_gpu, TORCH]
+    image = _with_requirements(_base().apt_install("ffmpeg", "g++"), packages)
     return image.env({**settings.as_environment(), **_COMPILING}).add_local_python_source(
         "common", "anime_studio", ignore=["**/__pycache__/**"]
     )
@@ -50,7 +53,7 @@ def gpu_image(settings: ModalSettings) -> modal.Image:
 
 def web_image(settings: ModalSettings) -> modal.Image:
     """Return the image that serves: no torch, no weights."""
-    image = _with_requirements(_base(), SERVING_EXTRA)
+    image = _with_requirements(_base(), requirements(SERVING_EXTRA))
     return image.env(settings.as_environment()).add_local_python_source(
         "common", "anime_studio", ignore=["**/__pycache__/**", "**/*.safetensors"]
     )
@@ -86,8 +89,7 @@ def _base() -> modal.Image:
     return modal.Image.debian_slim(python_version=PYTHON_VERSION)
 
 
-def _with_requirements(image: modal.Image, extra: str, *pins: str) -> modal.Image:
-    packages = [*requirements(extra), *pins]
+def _with_requirements(image: modal.Image, packages: list[str]) -> modal.Image:
     if not _CONSTRAINTS.exists():  # a container, or a project installed without its repository
         return image.uv_pip_install(packages, uv_version=UV_VERSION)
     return image.add_local_file(_CONSTRAINTS, _CONSTRAINTS_INSIDE, copy=True).uv_pip_install(

@@ -7,12 +7,16 @@ import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from transformers import UMT5Config, UMT5EncoderModel
 
-from anime_studio.engine.acceleration import PLAIN, Acceleration, Attention, acceleration_for
-from anime_studio.engine.attention import attend, has_fp8_attention, preferring
+from anime_studio.core.recipes import FASTWAN_3STEP, WAN_50STEP
+from anime_studio.engine.acceleration import PLAIN, Acceleration, Attention, TextWeights
+from anime_studio.engine.attention import attend, eight_bit_kernel, preferring
 from anime_studio.engine.decoding import StreamingDecoder
 from anime_studio.engine.denoiser import denoiser_for
+from anime_studio.engine.engine import levers_for
 from anime_studio.engine.linears import E4M3
+from anime_studio.engine.loading import place_text_encoder
 
 CUDA = torch.device("cuda", 0)
 TOKENS = 32_760  # 480x832, 81 frames
@@ -55,7 +59,7 @@ def half(model: WanTransformer3DModel) -> WanTransformer3DModel:
 
 
 def test_the_denoiser_with_every_lever_of_this_card_stays_near_float32(transformer):
-    levers = acceleration_for(CUDA)
+    levers = levers_for(WAN_50STEP, CUDA)
     exact = predict(transformer, PLAIN)
     plain = relative(predict(half(transformer), PLAIN), exact)
 
@@ -65,10 +69,24 @@ def test_the_denoiser_with_every_lever_of_this_card_stays_near_float32(transform
     assert relative(predict(half(transformer), levers), exact) < 0.06
 
 
-@pytest.mark.parametrize("kernel", list(Attention))
-def test_each_attention_kernel_attends(kernel):
-    if kernel is Attention.FP8 and not (has_fp8_attention() and torch.cuda.get_device_capability() >= (9, 0)):
-        pytest.skip("needs nvidia-cudnn-frontend and a Hopper GPU or later")
+def test_8_bit_attention_is_for_the_recipe_that_was_trained_with_it():
+    kernel = eight_bit_kernel(CUDA)
+    if kernel is None:
+        pytest.skip("needs the `cuda` extra")
+
+    assert levers_for(FASTWAN_3STEP, CUDA).attention is kernel
+    assert levers_for(WAN_50STEP, CUDA).attention in (Attention.CUDNN, Attention.SDPA)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "bound"),
+    [(Attention.SDPA, 0.01), (Attention.CUDNN, 0.01), (Attention.FP8, 0.13), (Attention.INT8, 0.05)],
+)
+def test_each_attention_kernel_attends(kernel, bound):
+    if kernel is Attention.FP8 and torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("needs a Hopper GPU or later")
+    if kernel in (Attention.FP8, Attention.INT8):
+        pytest.importorskip("cudnn" if kernel is Attention.FP8 else "sageattention")
     torch.manual_seed(2)
     parts = [torch.randn(1, TOKENS, 12, 128, device=CUDA, dtype=torch.bfloat16) for _ in range(3)]
     parts[0] *= 3  # weights that prefer some tokens, as trained ones do
@@ -76,9 +94,23 @@ def test_each_attention_kernel_attends(kernel):
     with torch.inference_mode(), preferring(kernel):
         ours = attend(*parts, kernel)
 
-    assert relative(ours, attend(*(part.float() for part in parts))) < (
-        0.08 if kernel is Attention.FP8 else 0.01
-    )
+    assert relative(ours, attend(*(part.float() for part in parts))) < bound
+
+
+@torch.inference_mode()
+def test_streamed_text_layers_embed_the_same_bits():
+    torch.manual_seed(6)
+    config = UMT5Config(vocab_size=999, d_model=4096, d_kv=64, d_ff=10240, num_layers=6, num_heads=64)
+    with CUDA:
+        model = UMT5EncoderModel(config).bfloat16().eval().requires_grad_(False)
+    levers = Acceleration(text_weights=TextWeights.INT8)
+    resident = place_text_encoder(copy.deepcopy(model), CUDA, levers)
+    streamed = place_text_encoder(model, CUDA, dataclasses.replace(levers, text_streamed=3))
+
+    for _ in range(4):
+        tokens = torch.randint(1, 999, (1, 512), device=CUDA)
+        ours = streamed(tokens, torch.ones_like(tokens)).last_hidden_state
+        assert torch.equal(ours, resident(tokens, torch.ones_like(tokens)).last_hidden_state)
 
 
 @pytest.fixture(scope="module")

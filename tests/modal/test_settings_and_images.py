@@ -121,7 +121,7 @@ def test_torch_in_the_image_is_the_torch_these_tests_run_on():
     assert Version(version("torch")).public == Requirement(TORCH).specifier.__str__().removeprefix("==")
 
 
-@pytest.mark.parametrize(("extra", "pins"), [("engine", [TORCH]), ("server", [])])
+@pytest.mark.parametrize(("extra", "pins"), [("engine", [*requirements("cuda"), TORCH]), ("server", [])])
 def test_both_lists_resolve_for_the_images_python_and_linux(extra: str, pins: list[str], tmp_path: Path):
     """Asks the package index; skipped where none answers."""
     if not _index_answers():

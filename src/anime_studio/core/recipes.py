@@ -44,6 +44,7 @@ class Recipe:
         accepts_guidance: Whether callers may ask for guidance.
         native_sizes: For each resolution offered, the (width, height) the model draws at.
         max_sequence_length: Text tokens, padded or truncated to this.
+        trained_with_8bit_attention: Whether 8-bit attention was in the training loop, so that a GPU may use it.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Recipe:
     negative_prompt: str | None = None
     composes_prompts: bool = True
     max_sequence_length: int = 512
+    trained_with_8bit_attention: bool = False
     fps: int = 16
 
 
@@ -81,7 +83,7 @@ FASTWAN_3STEP = Recipe(
     source=(
         "model card of FastVideo/FastWan-QAD-FP8-1.3B (3 steps, no guidance, trained at 832x480, 81 frames, Apache-2.0); "
         "FastVideo 2f3d407: examples/inference/optimizations/fp8_wan2_1_1_3b.py, pipelines/stages/denoising.py "
-        "(timesteps 1000, 757, 522; x0 prediction and re-noising), flow_shift 8"
+        "(timesteps 1000, 757, 522; x0 prediction and re-noising), flow_shift 8; SageAttention2++ in the training loop"
     ),
     sampler=Sampler.DMD,
     num_inference_steps=3,
@@ -89,6 +91,7 @@ FASTWAN_3STEP = Recipe(
     max_inference_steps=3,
     timesteps=(1000, 757, 522),
     flow_shift=8.0,
+    trained_with_8bit_attention=True,
     native_sizes=_LANDSCAPE,
     min_frames=81,
     max_frames=81,

@@ -22,6 +22,8 @@ class Attention(StrEnum):
     """The same, with cuDNN's kernel preferred: 590 against flash's 356 TFLOP/s on an H200."""
     FP8 = "fp8"
     """cuDNN's 8-bit kernel through `nvidia-cudnn-frontend`; Hopper and later."""
+    INT8 = "int8"
+    """SageAttention's Triton kernel, int8 queries and keys: written for Ampere and Ada, slower than cuDNN on Hopper."""
 
 
 class TextWeights(StrEnum):

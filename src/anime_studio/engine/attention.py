@@ -1,10 +1,11 @@
 """Self-attention of the denoiser by the kernel that is asked for.
 
-8-bit attention is cuDNN's own, reached through `nvidia-cudnn-frontend`: query, key and value in e4m3 with one
-scale each, softmax in float32. Keys are centred first, which changes no weight of the softmax (it is the same
-shift for every key) and spares the 8 bits a common offset (SageAttention, arXiv 2410.02367, section 4.2).
+On Hopper 8-bit attention is cuDNN's own, reached through `nvidia-cudnn-frontend`: query, key and value in e4m3
+with one scale each, softmax in float32. On Ampere and Ada it is SageAttention's: query and key in int8 with a
+scale for each block of tokens, values in float16. Keys are centred first, which changes no weight of the softmax (it
+is the same shift for every key) and spares the 8 bits a common offset (SageAttention, arXiv 2410.02367, section 4.2).
 
-Source: cudnn-frontend 1.18, `docs/operations/Attention.md`, "Scaled Dot Product Attention FP8".
+Sources: cudnn-frontend 1.18, `docs/operations/Attention.md`, "Scaled Dot Product Attention FP8"; sageattention 1.0.6.
 """
 
 from __future__ import annotations
@@ -34,15 +35,29 @@ _CUDNN_FIRST = [
 ]
 
 
-def has_fp8_attention() -> bool:
-    """Whether cuDNN's frontend is installed."""
-    return importlib.util.find_spec("cudnn") is not None
+def eight_bit_kernel(device: torch.device) -> Attention | None:
+    """Return the 8-bit kernel that *device* has and that is installed and works here, or None."""
+    if device.type != "cuda":
+        return None
+    hopper_or_later = torch.cuda.get_device_capability(device) >= (9, 0)
+    kernel, package = (Attention.FP8, "cudnn") if hopper_or_later else (Attention.INT8, "sageattention")
+    return kernel if importlib.util.find_spec(package) is not None and _works(kernel, device) else None
+
+
+def _works(kernel: Attention, device: torch.device) -> bool:
+    query, key, value = (torch.randn(1, 128, 1, 128, device=device).bfloat16() for _ in range(3))
+    try:
+        attend(query, key, value, kernel)
+        torch.cuda.synchronize(device)
+    except Exception:  # noqa: BLE001 (cuDNN and Triton share no root of their refusals; without them it is slower)
+        return False
+    return True
 
 
 @contextmanager
 def preferring(kernel: Attention) -> Iterator[None]:
-    """Within the block `scaled_dot_product_attention` prefers cuDNN, unless *kernel* leaves it the choice."""
-    if kernel is Attention.SDPA:
+    """Within the block `scaled_dot_product_attention` prefers cuDNN where *kernel* is cuDNN's."""
+    if kernel in (Attention.SDPA, Attention.INT8):
         yield
         return
     with sdpa_kernel(_CUDNN_FIRST, set_priority=True):
@@ -58,17 +73,36 @@ def attend(
         query: What asks.
         key: What is asked; it may have more or fewer tokens.
         value: What is answered, one for each key.
-        kernel: `fp8` for the 8-bit kernel; the others differ in what `preferring` prefers.
+        kernel: `fp8` or `int8` for an 8-bit kernel; the others differ in what `preferring` prefers.
     """
     if kernel is Attention.FP8:
-        return _attend_fp8(query, key, value)
+        return _attend_fp8(query, _centred(key), value)
+    if kernel is Attention.INT8:
+        narrow: torch.Tensor = _sage_attention(query, _centred(key), value)
+        return narrow
     q, k, v = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
+def _centred(key: torch.Tensor) -> torch.Tensor:
+    return key - key.mean(dim=1, keepdim=True, dtype=torch.float32).to(key.dtype)
+
+
+@torch.library.custom_op("anime_studio::int8_attention", mutates_args=())
+def _sage_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    from sageattention import sageattn
+
+    attended: torch.Tensor = sageattn(query, key, value, tensor_layout="NHD", smooth_k=False)
+    return attended
+
+
+@_sage_attention.register_fake
+def _(query: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+    return query.new_empty(query.shape)
+
+
 def _attend_fp8(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    centred = key - key.mean(dim=1, keepdim=True, dtype=torch.float32).to(key.dtype)
-    (q, scale_q), (k, scale_k), (v, scale_v) = (_narrow(part) for part in (query, centred, value))
+    (q, scale_q), (k, scale_k), (v, scale_v) = (_narrow(part) for part in (query, key, value))
     narrow: torch.Tensor = _cudnn_attention(q, k, v, scale_q, scale_k, scale_v)
     return (narrow.float() * scale_v).to(query.dtype)  # a mean of values needs no larger scale than they
 

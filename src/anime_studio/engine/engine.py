@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from anime_studio.core.errors import AnimeStudioError, BadFramesError, EngineErr
 from anime_studio.core.jobs import RenderedClip, Report
 from anime_studio.core.recipes import Recipe
 from anime_studio.engine.acceleration import PLAIN, Acceleration, acceleration_for
+from anime_studio.engine.attention import eight_bit_kernel
 from anime_studio.engine.decoding import StreamingDecoder
 from anime_studio.engine.denoiser import denoiser_for
 from anime_studio.engine.loading import Components, latent_shape, load_components
@@ -214,7 +216,7 @@ def load_engine(
         folder: A checkpoint in diffusers' layout.
         device: `cpu`, `cuda`, or `auto` for a GPU when there is one.
         cache_dir: Where prompt embeddings are kept between runs.
-        acceleration: Which fast paths to take; None means those that suit the device.
+        acceleration: Which fast paths to take; None means those that suit device and recipe.
 
     Raises:
         CheckpointError: A file is wrong; the detail names it.
@@ -226,11 +228,19 @@ def load_engine(
     if device == "cuda" and not torch.cuda.is_available():
         raise EngineError("device is set to cuda, but torch sees no GPU; set ANIME_STUDIO_DEVICE=cpu or auto")
     with _engine_errors():
-        chosen = acceleration_for(torch.device(device)) if acceleration is None else acceleration
+        chosen = levers_for(recipe, torch.device(device)) if acceleration is None else acceleration
         components = load_components(folder, torch.device(device), chosen)
         return Engine(
             components, recipe, revision=encoder_revision(folder), cache_dir=cache_dir, acceleration=chosen
         )
+
+
+def levers_for(recipe: Recipe, device: torch.device) -> Acceleration:
+    """Return the fast paths that suit *device*, 8-bit attention among them if *recipe* was trained with it."""
+    levers = acceleration_for(device)
+    if recipe.trained_with_8bit_attention and levers.fused_denoiser:
+        return replace(levers, attention=eight_bit_kernel(device) or levers.attention)
+    return levers
 
 
 def _shows_something(group: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bool:

@@ -95,7 +95,7 @@ def load_components(folder: Path, device: torch.device, acceleration: Accelerati
             tokenizer=_load_tokenizer(folder / "tokenizer"),
             text_encoder=place_text_encoder(_load(folder / "text_encoder", dtype), device, acceleration),
             transformer=_load(folder / "transformer", dtype).to(device),
-            vae=_decoder_alone(_load(folder / "vae", dtype)).to(device),
+            vae=decoder_alone(_load(folder / "vae", dtype)).to(device),
             scheduler_config=_read_json(folder / "scheduler" / "scheduler_config.json"),
             device=device,
             dtype=dtype,
@@ -249,8 +249,9 @@ def _load_tokenizer(folder: Path) -> Any:
         return tokenizer
 
 
-def _decoder_alone(vae: Any) -> Any:
-    del vae.encoder, vae.quant_conv  # nothing here encodes: 0.1 GiB of a snapshot
+def decoder_alone(vae: Any) -> Any:
+    """Return *vae* without its encoder: nothing here encodes, and a snapshot is 0.1 GiB smaller."""
+    del vae.encoder, vae.quant_conv
     return vae
 
 

@@ -159,7 +159,7 @@ def test_levers_follow_what_a_card_can_do():
     assert levers((7, 5)) == PLAIN
     assert not levers((8, 6)).fp8_linears  # A10
     assert levers((8, 9)).fp8_linears  # L4
-    assert levers((8, 9)).attention is Attention.SDPA
+    assert levers((8, 9)).attention is Attention.SDPA  # 8-bit attention is the recipe's to allow
     assert levers((9, 0)).attention is levers((10, 0)).attention is Attention.CUDNN
 
 
