@@ -1,0 +1,155 @@
+"""One row for each lever of `Acceleration`: what its stage takes, its error against float32, its memory."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from engine_bench import Bench, Reference, all_frames, bound, relative_l2
+from engine_parts import Diffusers
+
+from anime_studio.engine.acceleration import Acceleration, Attention, TextWeights
+from anime_studio.engine.attention import attend, preferring
+from anime_studio.engine.decoding import StreamingDecoder
+from anime_studio.engine.denoiser import denoiser_for
+from anime_studio.engine.loading import place_text_encoder
+
+
+def measure_levers(bench: Bench, truth: Reference, base: Acceleration, spare: Mapping[str, Any]) -> None:
+    """One row for each lever: seconds of its stage, error, memory. *spare* holds bfloat16 copies of the parts."""
+    for name, stage, change in _variants(cuda=bench.cuda):
+        acceleration = dataclasses.replace(base, **change)
+        row: dict[str, Any] = {"lever": name, "stage": stage}
+        bench.result["levers"].append(row)
+        if time.monotonic() > bench.end:
+            row["error_message"] = "not run: out of time"
+            continue
+        torch._dynamo.reset()  # one variant's compiled blocks are no use to the next
+        bench.reset_peak()
+        try:
+            with torch.inference_mode():
+                row |= _STAGES[stage](bench, truth, acceleration, spare)
+        except Exception as error:  # noqa: BLE001 (a lever that fails is a result)
+            row["error_message"] = f"{type(error).__name__}: {error}"[:500]
+        bench.write()
+
+
+def _variants(*, cuda: bool) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield (name, stage, what differs from all levers); most worth knowing first, the deadline may cut the end."""
+    if not cuda:
+        yield "no lever", "denoise_forward", {}
+        yield "fused_denoiser", "denoise_forward", {"fused_denoiser": True}
+        yield "text int8", "text", {"text_weights": TextWeights.INT8}
+        yield "text streamed", "text", {"text_streamed": 3}
+        yield "decode_chunk 2", "decode", {"decode_chunk": 2}
+        return
+    for kernel in Attention:
+        yield f"attention kernel {kernel}", "attention", {"attention": kernel}
+    yield "all denoiser levers", "denoise_forward", {}
+    yield "attention=cudnn", "denoise_forward", {"attention": Attention.CUDNN}
+    yield "all decoder levers", "decode", {}
+    for streamed in (0, 2, 3, 4):
+        yield f"text int8, streamed {streamed} of 4", "text", {"text_streamed": streamed}
+    yield "without fp8_linears", "denoise_forward", {"fp8_linears": False}
+    yield "without compile_blocks", "denoise_forward", {"compile_blocks": False}
+    yield "attention=sdpa", "denoise_forward", {"attention": Attention.SDPA}
+    for chunk in (1, 4):
+        yield f"decode_chunk={chunk}", "decode", {"decode_chunk": chunk}
+    yield "without fused_norms", "decode", {"fused_norms": False}
+    for kind in (TextWeights.PLAIN, TextWeights.FP8, TextWeights.INT4):
+        yield f"text {kind}", "text", {"text_weights": kind, "text_streamed": 0}
+
+
+def _denoise_row(
+    bench: Bench, truth: Reference, acceleration: Acceleration, spare: Mapping[str, Any]
+) -> dict[str, Any]:
+    before = bench.gib(peak=False)
+    denoiser = denoiser_for(copy.deepcopy(spare["transformer"]), acceleration)
+    timestep = torch.tensor(757, device=truth.latents.device)
+
+    def fresh() -> Callable[[], Any]:
+        text = denoiser.condition(bench.work.embeddings())
+        return bound(denoiser, bench.work.latents(), timestep, text)
+
+    begun = time.perf_counter()
+    velocity = denoiser(truth.latents, timestep, denoiser.condition(truth.embeddings))
+    bench.wait()
+    return {
+        "first_s": time.perf_counter() - begun,
+        "relative_l2": relative_l2(velocity, truth.velocity),
+        "seconds": bench.seconds(fresh),
+        "peak_gib": bench.gib(peak=True) - before,
+    }
+
+
+def _decode_row(
+    bench: Bench, truth: Reference, acceleration: Acceleration, spare: Mapping[str, Any]
+) -> dict[str, Any]:
+    before = bench.gib(peak=False)
+    decoder = StreamingDecoder(spare["vae"], acceleration)
+    error = relative_l2(all_frames(decoder, truth.latents), truth.frames)
+    return {
+        "relative_l2": error,
+        "seconds": bench.seconds(lambda: bound(_drain, decoder, bench.work.latents())),
+        "peak_gib": bench.gib(peak=True) - before,
+    }
+
+
+def _text_row(
+    bench: Bench, truth: Reference, acceleration: Acceleration, spare: Mapping[str, Any]
+) -> dict[str, Any]:
+    before = bench.gib(peak=False)
+    parts = bench.work.components
+    packed = place_text_encoder(copy.deepcopy(spare["text_encoder"]), parts.device, acceleration)
+    bench.reset_peak()  # packing left holes
+    resident = bench.gib(peak=False) - before
+    work = dataclasses.replace(bench.work, components=dataclasses.replace(parts, text_encoder=packed))
+    plain = Diffusers(work)
+    return {
+        "relative_l2": relative_l2(plain.text(truth.prompt), truth.text),
+        "seconds": bench.seconds(lambda: bound(plain.text, work.prompt())),
+        "resident_gib": resident,
+    }
+
+
+def _attention_row(
+    bench: Bench,
+    truth: Reference,
+    acceleration: Acceleration,
+    spare: Mapping[str, Any],
+) -> dict[str, Any]:
+    config = spare["transformer"].config
+    tokens = math.prod(truth.latents.shape[2:]) // math.prod(config.patch_size)
+    shape = (1, tokens, config.num_attention_heads, config.attention_head_dim)
+    made = {"device": truth.latents.device, "dtype": torch.bfloat16}
+
+    def act(*parts: torch.Tensor) -> torch.Tensor:
+        with preferring(acceleration.attention):
+            return attend(*parts, acceleration.attention)
+
+    parts = [torch.randn(shape, **made) for _ in range(3)]
+    expected = attend(*(part.float() for part in parts))
+    before = bench.gib(peak=False)
+    return {
+        "relative_l2": relative_l2(act(*parts), expected),
+        "seconds": bench.seconds(lambda: bound(act, *(torch.randn(shape, **made) for _ in range(3)))),
+        "peak_gib": bench.gib(peak=True) - before,
+    }
+
+
+_STAGES = {
+    "attention": _attention_row,
+    "denoise_forward": _denoise_row,
+    "decode": _decode_row,
+    "text": _text_row,
+}
+
+
+def _drain(decoder: StreamingDecoder, latents: torch.Tensor) -> None:
+    for _ in decoder.decode(latents):
+        pass
