@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 from anime_studio.core.errors import CheckpointError, OutOfMemoryError
 from anime_studio.engine.acceleration import PLAIN, Acceleration, TextWeights
 from anime_studio.engine.linears import HostEmbedding, pack_linears
+from anime_studio.engine.shards import read_header
 from anime_studio.engine.streaming import stream_layers
 
 _CLASSES = {
@@ -118,8 +118,8 @@ def check_weights(folder: Path, file_name: str, expected: Shapes) -> None:
     found: dict[str, tuple[int, ...]] = {}
     where: dict[str, Path] = {}
     for path in _weight_files(folder, file_name):
-        for name, shape in read_header(path).items():
-            found[name], where[name] = shape, path
+        for name, entry in read_header(path).items():
+            found[name], where[name] = entry.shape, path
     missing = {
         name for name in expected.keys() - found.keys() if not (name in _TIED and found.keys() & _TIED)
     }
@@ -137,35 +137,6 @@ def check_weights(folder: Path, file_name: str, expected: Shapes) -> None:
             raise CheckpointError(
                 f"{where[name]}: weight {name} has shape {list(shape)}, the configuration asks for {list(expected[name])}"
             )
-
-
-def read_header(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return name and shape of every tensor in a safetensors file, having checked that it is whole.
-
-    Source: the format's page (safetensors README): 8 bytes of header length, JSON, then the data,
-    whose end every header states.
-
-    Raises:
-        CheckpointError: The file is missing, unreadable, truncated or too long.
-    """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > size - 8:
-                raise CheckpointError(f"{path} is truncated: its header alone is longer than the file")
-            header: dict[str, Any] = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
-        end: int = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing") from None
-    except (OSError, struct.error, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} cannot be read as safetensors: {error!r}") from error
-    if size != 8 + length + end:
-        state = "truncated" if size < 8 + length + end else "longer than its header says"
-        raise CheckpointError(f"{path} is {state}: {size} bytes, expected {8 + length + end}")
-    return shapes
 
 
 def _weight_files(folder: Path, file_name: str) -> list[Path]:
