@@ -15,7 +15,7 @@ from anime_studio.engine.attention import attend, eight_bit_kernel, preferring
 from anime_studio.engine.decoding import StreamingDecoder
 from anime_studio.engine.denoiser import denoiser_for
 from anime_studio.engine.engine import levers_for
-from anime_studio.engine.linears import E4M3
+from anime_studio.engine.linears import E4M3, gelu_to_e4m3, to_e4m3
 from anime_studio.engine.loading import place_text_encoder
 
 CUDA = torch.device("cuda", 0)
@@ -146,6 +146,22 @@ def test_the_decoder_draws_what_diffusers_draws_in_bfloat16(vae, levers):
 
         assert ours.shape == exact.shape == (13, 3, 480, 832)
         assert relative(ours, exact) < 1.2 * relative(theirs.permute(1, 0, 2, 3), exact)
+
+
+@torch.inference_mode()
+def test_gelu_and_e4m3_in_one_kernel_are_what_torch_makes_of_them():
+    if torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("needs e4m3: sm_89 or later")
+    torch.manual_seed(7)
+    rows = (3 * torch.randn(TOKENS, 8960, device=CUDA)).bfloat16()
+
+    narrow, scale = gelu_to_e4m3(rows)
+
+    levels, steps = to_e4m3(torch.nn.functional.gelu(rows.float(), approximate="tanh"))
+    torch.testing.assert_close(scale, steps, rtol=1e-4, atol=0)
+    # A number on the edge between two levels may fall to either side.
+    assert float((narrow.float() != levels.float()).float().mean()) < 0.01
+    assert relative(narrow.float() * scale, levels.float() * steps) < 0.01
 
 
 @torch.inference_mode()

@@ -133,7 +133,7 @@ class StreamingDecoder:
         return step
 
     def _fused_residual(self, block: Any) -> Step:
-        from anime_studio.engine.kernels import add_with_bias
+        from anime_studio.engine.decoder_kernels import add_with_bias
 
         conv1 = self._fused_conv(block.conv1, norm=block.norm1)
         conv2 = self._fused_conv(block.conv2, norm=block.norm2, input_bias=conv1.bias)
@@ -147,14 +147,7 @@ class StreamingDecoder:
         return step
 
     def _upsample(self, resample: Any) -> list[Step]:
-        spatial = resample.resample[1]
-        weight = spatial.weight.data.contiguous(memory_format=torch.channels_last)
-
-        def enlarge(x: Frames) -> Frames:
-            # nearest-exact at exactly 2x repeats each pixel; diffusers does it in float32, which changes nothing.
-            doubled = F.interpolate(x, scale_factor=2.0, mode="nearest-exact")
-            return F.conv2d(doubled, weight, spatial.bias, padding=1)
-
+        enlarge = _Doubling(resample.resample[1])
         if resample.mode != "upsample3d":
             return [enlarge]
         doubling = _TimeDoubling(self._conv(resample.time_conv))
@@ -215,6 +208,39 @@ class _TimeDoubling:
         pixels = pairs.permute(0, 2, 3, 1).reshape(count, height, width, 2, channels)
         split = pixels.permute(0, 3, 1, 2, 4).reshape(2 * count, height, width, channels)
         return split.permute(0, 3, 1, 2)
+
+
+class _Doubling:
+    """Doubles height and width by repeating pixels, then convolves 3x3, without ever making the repeated pixels.
+
+    Of the three rows under a kernel two are the same pixel: an output row sees two rows of the input, which two
+    depends on whether it is even or odd. So each of the four kinds of output pixel is a 2x2 convolution with sums of
+    the kernel's taps, 16 products for each input pixel where the repeated image takes 36.
+    """
+
+    def __init__(self, conv: Any) -> None:
+        weight: torch.Tensor = conv.weight.data
+        rows = _taps_of_phases(weight.double(), dim=2)
+        phases = [phase for row in rows for phase in _taps_of_phases(row, dim=3)]
+        self._channels = weight.shape[0]
+        self._weight = torch.cat(phases).to(weight.dtype).contiguous(memory_format=torch.channels_last)
+        self._bias: torch.Tensor = conv.bias.data.view(1, -1, 1, 1)
+
+    def __call__(self, x: Frames) -> Frames:
+        count, _, height, width = x.shape
+        mixed = F.conv2d(x, self._weight, padding=1)
+        out = x.new_empty((count, 2 * height, 2 * width, self._channels)).permute(0, 3, 1, 2)
+        for index, phase in enumerate(torch.split(mixed, self._channels, dim=1)):
+            row, column = divmod(index, 2)
+            # Place (i, j) of `mixed` covers input rows i - 1 and i: the even row's pair, and the odd row's one later.
+            seen = phase[:, :, row : row + height, column : column + width]
+            torch.add(seen, self._bias, out=out[:, :, row::2, column::2])
+        return out
+
+
+def _taps_of_phases(weight: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    first, middle, last = weight.unbind(dim)
+    return torch.stack([first, middle + last], dim), torch.stack([first + middle, last], dim)
 
 
 def _norm_silu(norm: Any) -> Step:

@@ -181,9 +181,15 @@ class FusedBlock(nn.Module):
         hidden = hidden + self.text_out(attend(query, text_key, text_value, Attention.SDPA).flatten(2))
 
         x = (self.norm3(hidden.float()) * (1 + ffn_scale) + ffn_shift).type_as(hidden)
-        x = self.ffn_down(F.gelu(self.ffn_up(x), approximate="tanh"))
+        x = self._feed_down(self.ffn_up(x))
         out: torch.Tensor = (hidden.float() + x.float() * ffn_gate).type_as(hidden)
         return out
+
+    def _feed_down(self, x: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.ffn_down, Fp8Linear):
+            return self.ffn_down.after_gelu(x)
+        down: torch.Tensor = self.ffn_down(F.gelu(x, approximate="tanh"))
+        return down
 
     def _split(self, x: torch.Tensor) -> torch.Tensor:
         return x.reshape(*x.shape[:2], self._heads, -1)

@@ -46,7 +46,7 @@ class FusedConv:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve (n, c, height, width), channels last; the bias is not yet added."""
-        from anime_studio.engine.kernels import remember_and_norm
+        from anime_studio.engine.decoder_kernels import remember_and_norm
 
         if self._past is None:
             self._past = x.new_zeros((2, *x.shape[1:])).contiguous(memory_format=torch.channels_last)

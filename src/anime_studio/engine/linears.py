@@ -21,7 +21,8 @@ E4M3_MAX = 448.0
 INT8_MAX, INT4_MAX = 127.0, 7.0
 INT4_GROUP = 64
 """Inputs that share a 4-bit scale; UMT5's widths, 4096 and 10240, are multiples."""
-_TINY = 1e-12
+TINY = 1e-12
+"""The smallest largest number of a row, so that a row of zeros has a scale."""
 
 
 def to_e4m3(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,8 +32,28 @@ def to_e4m3(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         e4m3 of the same shape, and float32 scales (..., 1): values ≈ e4m3 x scale.
     """
     wide = values.float()
-    scale = wide.abs().amax(dim=-1, keepdim=True).clamp_min(_TINY) / E4M3_MAX
+    scale = wide.abs().amax(dim=-1, keepdim=True).clamp_min(TINY) / E4M3_MAX
     return (wide / scale).clamp(-E4M3_MAX, E4M3_MAX).to(E4M3), scale
+
+
+def gelu_to_e4m3(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return GELU (tanh approximation) of *rows* (n, width) quantised as by `to_e4m3`; on a GPU in one kernel."""
+    if rows.is_cuda:
+        narrow, scale = _gelu_kernel(rows)
+        return narrow, scale
+    return to_e4m3(F.gelu(rows, approximate="tanh"))
+
+
+@torch.library.custom_op("anime_studio::gelu_to_e4m3", mutates_args=())
+def _gelu_kernel(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    from anime_studio.engine.denoiser_kernels import gelu_rows_to_e4m3
+
+    return gelu_rows_to_e4m3(rows.contiguous())
+
+
+@_gelu_kernel.register_fake
+def _(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return rows.new_empty(rows.shape, dtype=E4M3), rows.new_empty((len(rows), 1), dtype=torch.float32)
 
 
 class Fp8Linear(nn.Module):
@@ -61,17 +82,22 @@ class Fp8Linear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply (..., in) to (..., out)."""
-        rows, scale = to_e4m3(x.reshape(-1, x.shape[-1]))
-        product = torch._scaled_mm(
+        return self._multiply(*to_e4m3(x.reshape(-1, x.shape[-1]))).reshape(*x.shape[:-1], -1)
+
+    def after_gelu(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply GELU of (..., in) to (..., out)."""
+        return self._multiply(*gelu_to_e4m3(x.reshape(-1, x.shape[-1]))).reshape(*x.shape[:-1], -1)
+
+    def _multiply(self, rows: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        return torch._scaled_mm(
             rows,
             self.weight.t(),
             scale_a=scale,
             scale_b=self.weight_scale,
             bias=self.bias,
             out_dtype=torch.bfloat16,
-            use_fast_accum=x.is_cuda,
+            use_fast_accum=rows.is_cuda,
         )
-        return product.reshape(*x.shape[:-1], -1)
 
 
 class PackedLinear(nn.Module):
@@ -113,7 +139,7 @@ def pack(weight: torch.Tensor, kind: TextWeights) -> tuple[torch.Tensor, torch.T
         narrow, scale = to_e4m3(weight)
         return narrow, scale.to(weight.dtype)
     if kind is TextWeights.INT8:
-        scale = weight.float().abs().amax(dim=1, keepdim=True).clamp_min(_TINY) / INT8_MAX
+        scale = weight.float().abs().amax(dim=1, keepdim=True).clamp_min(TINY) / INT8_MAX
         return (weight.float() / scale).round().to(torch.int8), scale.to(weight.dtype)
     if kind is TextWeights.INT4:
         return _pack_int4(weight)
@@ -133,7 +159,7 @@ def _pack_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if weight.shape[1] % INT4_GROUP:
         raise ValueError(f"int4 needs inputs in multiples of {INT4_GROUP}, not {weight.shape[1]}")
     groups = weight.float().reshape(len(weight), -1, INT4_GROUP)
-    scale = groups.abs().amax(dim=-1, keepdim=True).clamp_min(_TINY) / INT4_MAX
+    scale = groups.abs().amax(dim=-1, keepdim=True).clamp_min(TINY) / INT4_MAX
     levels = (groups / scale).round().add_(INT4_MAX + 1).to(torch.uint8).flatten(1)
     return levels[:, 0::2] | (levels[:, 1::2] << 4), scale[..., 0].to(weight.dtype)
 
