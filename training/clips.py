@@ -14,15 +14,21 @@ from training.world.scene import Scene, parameters_of, sample_scene
 
 
 def draw(
-    parameters: torch.Tensor, frames: int, height: int, width: int, generator: torch.Generator | None = None
+    parameters: torch.Tensor,
+    frames: int,
+    height: int,
+    width: int,
+    generator: torch.Generator | None = None,
+    *,
+    stride: int = 1,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw clips that begin anywhere in the first four seconds of their motion.
+    """Draw clips, or every *stride*-th frame of them, that begin anywhere in the first four seconds of their motion.
 
     Returns:
         Pictures, uint8 (clips, 3, frames, height, width); focus in [0, 1], float32 (clips, 1, frames, height, width).
     """
     start_s = 4 * torch.rand(len(parameters), device=parameters.device, generator=generator)
-    drawn = render(parameters, frames, height, width, start_s)
+    drawn = render(parameters, frames, height, width, start_s, stride=stride)
     return drawn[:, :3], drawn[:, 3:].float() / 255
 
 

@@ -8,6 +8,7 @@ for the guidance that distillation bakes in.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +28,16 @@ from training.optimize import Learner, ramp
 from training.report import Curve
 from training.text import Reader, build_text_encoder, captions_of, embed, save_text, tokenize, train_tokenizer
 
-RATE = 1.2e-3
+RATE, RESUMED_RATE = 1.2e-3, 9e-4
 READING_WEIGHT = 0.05
-FOCUS_WEIGHT = 1.5
+FOCUS_WEIGHT = 2.5
 FIRST_FRAME_WEIGHT = 2.0
 EMPTY_CAPTIONS = 0.1
 SHORT_FRAMES = 5
 SHORT_FRACTION = 0.3
 READING_FRACTION = 0.06
+ENCODING_S = 60
+"""Seconds for drawing and encoding; clips that are not encoded by then are left out."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +83,23 @@ def train_denoiser(
     machine.say(
         f"denoiser: {len(tokenizer)} tokens; encoding {scale.clips} clips on each of {machine.processes}"
     )
-    data = encode_dataset(machine, scale, load_vae(state / "vae"), tokenizer, seed=1000 + machine.rank)
+    data = encode_dataset(
+        machine, scale, load_vae(state / "vae"), tokenizer, seed=(3000 if resume else 1000) + machine.rank
+    )
     reader = Reader(scale.text["d_model"]).to(machine.device)
     torch.manual_seed(100 + machine.rank)
+    learning = (
+        [reader] if resume else [encoder, reader]
+    )  # an encoder that reads already only gets its questions back
     _learn_to_read(
-        machine, scale, data, encoder, reader, budget_s=budget_s * READING_FRACTION, max_steps=max_steps
+        machine,
+        scale,
+        data,
+        encoder,
+        reader,
+        learning,
+        budget_s=reading_s,
+        max_steps=max_steps,
     )
     empty = tokenize(tokenizer, [""]).to(machine.device).long()
     _learn_to_draw(
@@ -94,8 +109,9 @@ def train_denoiser(
         (encoder, denoiser, reader),
         empty,
         state,
-        budget_s=budget_s * (1 - READING_FRACTION),
+        budget_s=budget_s - reading_s,
         max_steps=max_steps,
+        resumed=resume,
     )
     if machine.is_first:
         save_text(state / "teacher", tokenizer, encoder)
@@ -126,11 +142,17 @@ def encode_dataset(
     if machine.on_gpu:
         channels_last(vae)
     latents, focuses = [], []
+    begun = time.monotonic()
     for batch in torch.split(parameters.to(machine.device), 16):
+        if time.monotonic() - begun > ENCODING_S:
+            break
         clip, focus = draw(batch, scale.frames, scale.height, scale.width)
         encoded, _ = encode_clip(vae, to_levels(clip, machine.dtype))
         latents.append(((encoded - mean) / std).to(machine.dtype))
         focuses.append((_to_latent_grid(focus) * 255).to(torch.uint8))
+        if machine.on_gpu:
+            torch.cuda.synchronize()  # so that the clock tells the truth
+    machine.say(f"denoiser: {sum(map(len, latents))} clips encoded in {time.monotonic() - begun:.0f} s")
     return Dataset(
         torch.cat(latents), torch.cat(focuses), tokens.to(machine.device), named.to(machine.device)
     )
@@ -147,11 +169,12 @@ def _learn_to_read(
     data: Dataset,
     encoder: Any,
     reader: Reader,
+    learning: list[Any],
     *,
     budget_s: float,
     max_steps: int | None,
 ) -> None:
-    learner = Learner(machine, [encoder, reader], 1e-3)
+    learner = Learner(machine, learning, 1e-3)
     for step, fraction in machine.progress(budget_s, max_steps):
         tokens, named = data.caption_batch(
             torch.randint(0, len(data.latents), (scale.text_batch,), device=machine.device)
@@ -175,14 +198,16 @@ def _learn_to_draw(
     *,
     budget_s: float,
     max_steps: int | None,
+    resumed: bool,
 ) -> None:
     encoder, denoiser, reader = modules
-    learner, curve = Learner(machine, list(modules), RATE), Curve("denoiser: flow-matching loss")
+    learner = Learner(machine, list(modules), RESUMED_RATE if resumed else RATE)
+    curve = Curve("denoiser: flow-matching loss")
     if machine.on_gpu:
         denoiser.compile_repeated_blocks(fullgraph=True, dynamic=False)
     total = torch.zeros((), device=machine.device)
     for step, fraction, latents, weight, tokens, named in _batches(
-        machine, scale, data, empty, budget_s, max_steps
+        machine, scale, data, empty, budget_s, max_steps, 0.0 if resumed else SHORT_FRACTION
     ):
         noise = torch.randn_like(latents)
         sigma = torch.sigmoid(torch.randn(len(latents), device=machine.device))
@@ -193,7 +218,7 @@ def _learn_to_draw(
             predicted = denoiser(mixed, sigma * 1000, embeddings, return_dict=False)[0]
         drawing = (weight * (predicted.float() - (noise - latents)).square()).mean()
         torch.autograd.backward(drawing + READING_WEIGHT * reader.loss(embeddings, tokens, named))
-        norm = learner.step(ramp(step, fraction, warm_up=200, hold=0.55))
+        norm = learner.step(ramp(step, fraction, warm_up=200, hold=0.15 if resumed else 0.55))
         total += drawing.detach()
         if step % 100 == 99 or max_steps:
             mean = float(total) / (1 if max_steps else 100)
@@ -209,10 +234,16 @@ def _learn_to_draw(
 
 
 def _batches(
-    machine: Machine, scale: Scale, data: Dataset, empty: torch.Tensor, budget_s: float, max_steps: int | None
+    machine: Machine,
+    scale: Scale,
+    data: Dataset,
+    empty: torch.Tensor,
+    budget_s: float,
+    max_steps: int | None,
+    short_fraction: float,
 ) -> Iterator[tuple[int, float, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
     for step, fraction in machine.progress(budget_s, max_steps):
-        short = fraction < SHORT_FRACTION if max_steps is None else step == 0
+        short = fraction < short_fraction if max_steps is None else step < short_fraction
         frames, size = (SHORT_FRAMES, scale.short_batch) if short else (scale.latent_frames, scale.long_batch)
         chosen = torch.randint(0, len(data.latents), (size,), device=machine.device)
         tokens, named = data.caption_batch(chosen)

@@ -1,10 +1,9 @@
-"""Stage `distil`: a student that takes four steps without guidance where the teacher takes sixteen with it.
+"""Stage `distil`: a student that takes six steps without guidance where the teacher takes eighteen with it.
 
-The teacher's trajectories from noise to clip are kept in a pool that is refreshed as training goes. The student
-learns to reach, in one step from each served sigma, where the teacher was at the next; half of the time it starts
-not from the teacher's state but from where its own earlier steps led, so that it learns to mend its own errors.
-Four teacher steps become one, as in progressive distillation (Salimans & Ho, 2022), with guidance folded in as in
-Meng et al. (2023); the served steps are the only ones trained.
+Three guided teacher steps become one, as in progressive distillation (Salimans & Ho, 2022) with guidance folded in
+(Meng et al., 2023); the served steps are the only ones trained. Lessons start from where the student's own steps
+lead it, not only from the teacher's states, and from there the teacher is asked again (DAgger; Ross et al., 2011).
+So the student learns to mend its own errors, and never to jump onto a path that it is not on.
 """
 
 from __future__ import annotations
@@ -22,50 +21,65 @@ from training.config import GUIDANCE, STUDENT_STEPS, TEACHER_STEPS, Scale
 from training.machine import Machine
 from training.optimize import Learner, ramp
 from training.report import Curve
-from training.sampling import grid, guided, trajectory
+from training.sampling import euler, grid, guided
 from training.text import captions_of, embed, tokenize
 
-RATE = 4e-4
-OWN_STATES = 0.5
-REFRESH_EVERY = 8
-"""Steps between two refreshes of one batch of the pool."""
+RATE = 6e-4
+OWN_PATHS = 0.7
+"""Share of paths, after the first pool, that follow the student."""
+REFRESH_EVERY = 24
+"""Steps between two refreshes of one batch of the pool: each lesson is used three or four times."""
 
 
 class Pool:
-    """Teacher trajectories at the student's sigmas, and the embeddings they were drawn for.
+    """Lessons: states at the student's sigmas, and where the teacher is at the next sigma.
 
     Attributes:
-        states: (STUDENT_STEPS + 1, trajectories, z, t, h, w), in the heavy dtype.
-        embeddings: (trajectories, TOKENS, width).
+        begins, ends: float32 (STUDENT_STEPS, paths, z, t, h, w).
+        embeddings: (paths, TOKENS, width).
     """
 
-    def __init__(self, machine: Machine, scale: Scale, teacher: tuple[Any, Any, Any], seed: int) -> None:
-        self._machine, self._scale, self._rng = machine, scale, random.Random(seed)
+    def __init__(
+        self, machine: Machine, scale: Scale, teacher: tuple[Any, Any, Any], student: Any, seed: int
+    ) -> None:
+        self._machine, self._scale, self._student, self._rng = machine, scale, student, random.Random(seed)
         self._tokenizer, self._encoder, self._denoiser = teacher
         self._empty = embed(self._encoder, tokenize(self._tokenizer, [""]).to(machine.device).long())
-        batch = min(scale.distil_batch, scale.trajectories)
-        drawn = [self._draw(batch) for _ in range(scale.trajectories // batch)]
-        self.states = torch.cat([states for states, _ in drawn], 1)
-        self.embeddings = torch.cat([embeddings for _, embeddings in drawn])
-        self._oldest, self._batch = 0, batch
+        self._batch = min(scale.distil_batch, scale.paths)
+        drawn = [self._walk(own=0.0) for _ in range(scale.paths // self._batch)]
+        self.begins = torch.cat([begins for begins, _, _ in drawn], 1)
+        self.ends = torch.cat([ends for _, ends, _ in drawn], 1)
+        self.embeddings = torch.cat([embeddings for _, _, embeddings in drawn])
+        self._oldest = 0
 
     def refresh(self) -> None:
-        """Replace the oldest batch of trajectories."""
+        """Replace the oldest batch of paths."""
         where = slice(self._oldest, self._oldest + self._batch)
-        self.states[:, where], self.embeddings[where] = self._draw(self._batch)
-        self._oldest = (self._oldest + self._batch) % self.states.shape[1]
+        self.begins[:, where], self.ends[:, where], self.embeddings[where] = self._walk(own=OWN_PATHS)
+        self._oldest = (self._oldest + self._batch) % self.begins.shape[1]
 
     @torch.no_grad()
-    def _draw(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _walk(self, own: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Walk from noise to clip, a share *own* of the paths by the student's steps."""
+        scale, device, batch = self._scale, self._machine.device, self._batch
         scenes, _ = scenes_and_parameters(batch, self._rng)
-        tokens, _ = captions_of(scenes, self._rng, self._tokenizer, 1)
-        scale, device = self._scale, self._machine.device
+        tokens = captions_of(scenes, self._rng, self._tokenizer, 1)[0][:, 0].to(device).long()
         shape = (batch, scale.vae["z_dim"], scale.latent_frames, scale.height // 8, scale.width // 8)
+        fine, coarse, ratio = grid(TEACHER_STEPS), grid(STUDENT_STEPS), TEACHER_STEPS // STUDENT_STEPS
+        state, follows = torch.randn(shape, device=device), torch.rand(batch, 1, 1, 1, 1, device=device) < own
+        begins, ends = [], []
         with self._machine.autocast():
-            embeddings = embed(self._encoder, tokens[:, 0].to(device).long())
-            velocity = guided(self._denoiser, embeddings, self._empty, GUIDANCE)
-            states = trajectory(velocity, torch.randn(shape, device=device), TEACHER_STEPS)
-        return states[:: TEACHER_STEPS // STUDENT_STEPS].to(self._machine.dtype), embeddings.float()
+            embeddings = embed(self._encoder, tokens)
+            taught = guided(self._denoiser, embeddings, self._empty, GUIDANCE)
+            learned = guided(self._student, embeddings, self._empty, 1)
+            for i in range(STUDENT_STEPS):
+                end = euler(taught, state, fine, range(ratio * i, ratio * (i + 1)))
+                begins.append(state)
+                ends.append(end)
+                state = (
+                    torch.where(follows, euler(learned, state, coarse, range(i, i + 1)), end) if own else end
+                )
+        return torch.stack(begins), torch.stack(ends), embeddings.float()
 
 
 def distil(
@@ -80,21 +94,19 @@ def distil(
         teacher[2].compile_repeated_blocks(fullgraph=True, dynamic=False)
         student.compile_repeated_blocks(fullgraph=True, dynamic=False)
     torch.manual_seed(200 + machine.rank)
-    pool = Pool(machine, scale, teacher, seed=5000 + machine.rank)
-    machine.say(f"distil: {pool.states.shape[1]} trajectories on each of {machine.processes}")
-    learner, curve = (
-        Learner(machine, [student], RATE, average_over=200),
-        Curve("student: distance to the teacher's velocity"),
-    )
+    pool = Pool(machine, scale, teacher, student, seed=5000 + machine.rank)
+    machine.say(f"distil: {pool.begins.shape[1]} paths on each of {machine.processes}")
+    learner = Learner(machine, [student], RATE, average_over=200)
+    curve = Curve("student: distance to the teacher's velocity")
     for step, fraction in machine.progress(budget_s, max_steps):
         loss = _loss(machine, student, pool, scale.distil_batch)
         torch.autograd.backward(loss)
-        norm = learner.step(ramp(step, fraction, hold=0.4))
-        if step % REFRESH_EVERY == REFRESH_EVERY - 1 and fraction < 0.85:
+        norm = learner.step(ramp(step, fraction, hold=0.3))
+        if (step % REFRESH_EVERY == REFRESH_EVERY - 1 and fraction < 0.9) or max_steps:
             pool.refresh()
         if step % 20 == 0 or max_steps:
             curve.add(step, loss.item())
-        if step % 200 == 0:
+        if step % 100 == 0:
             machine.say(f"distil {step} {fraction:.0%} loss {loss.item():.4f} norm {norm.item():.2f}")
     learner.use_average()
     if machine.is_first:
@@ -106,19 +118,12 @@ def distil(
 
 def _loss(machine: Machine, student: Any, pool: Pool, batch: int) -> torch.Tensor:
     sigmas, timesteps = (torch.tensor(values, device=machine.device) for values in grid(STUDENT_STEPS))
-    chosen = torch.randint(0, pool.states.shape[1], (batch,), device=machine.device)
+    chosen = torch.randint(0, pool.begins.shape[1], (batch,), device=machine.device)
     at = torch.randint(0, STUDENT_STEPS, (batch,), device=machine.device)
-    states, embeddings = pool.states[:, chosen].float(), pool.embeddings[chosen]
-    rows = torch.arange(batch, device=machine.device)
-    begin = states[at, rows]
-    if float(torch.rand(())) < OWN_STATES:
-        with machine.autocast():
-            begin = trajectory(guided(student, embeddings, embeddings[:1], 1), states[0], STUDENT_STEPS)[
-                at, rows
-            ]
+    begin, end = pool.begins[at, chosen], pool.ends[at, chosen]
     stride = (sigmas[at + 1] - sigmas[at]).view(-1, 1, 1, 1, 1)
-    target = (states[at + 1, rows] - begin) / stride
     with machine.autocast():
+        embeddings = pool.embeddings[chosen]
         predicted = student(begin, timesteps[at].float(), embeddings, return_dict=False)[0].float()
-    loss: torch.Tensor = (predicted - target).square().mean()
+    loss: torch.Tensor = (predicted - (end - begin) / stride).square().mean()
     return loss

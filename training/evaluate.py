@@ -19,10 +19,11 @@ from training.autoencoder import decode_clip, latent_statistics, load_vae
 from training.checkpoint import load_drawer
 from training.clips import draw, to_pictures
 from training.config import GUIDANCE, STUDENT_STEPS, TEACHER_STEPS, Scale
-from training.judge import FaceJudge, load_judges, score, validate
+from training.judge import FRAME_STRIDE, Judges, tally
+from training.lessons import validate
 from training.machine import Machine
 from training.report import save_json, save_sheet
-from training.sampling import guided, trajectory
+from training.sampling import guided, sample
 from training.text import embed, tokenize
 from training.vae import measure_vae
 from training.world.captions import Caption
@@ -57,23 +58,23 @@ WAYS = (
 def evaluate(machine: Machine, scale: Scale, state: Path, results: Path) -> dict[str, Any]:
     """Judge the student, and its teacher beside it; write `evaluation.json` and contact sheets into *results*."""
     prompts = write_held_out_prompts(scale.prompts, SEED)
-    clip_judge, face_judge = load_judges(state, machine.device)
+    judges = Judges.load(state / "judge", machine.device)
     vae = load_vae(state / "vae").to(machine.device).eval()
     truth = _rendered(machine, scale, prompts)
-    rows = {"rendered": _judge(truth, truth, prompts, clip_judge, face_judge)}
+    rows = {"rendered": _judge(truth, truth, prompts, judges)}
     for way in WAYS:
         if not (state / way.folder).exists():
             continue
         clips = draw_prompts(
             machine, scale, vae, state / way.folder, way, [caption.text for _, caption in prompts]
         )
-        rows[way.name] = _judge(clips, truth, prompts, clip_judge, face_judge)
+        rows[way.name] = _judge(clips, truth, prompts, judges)
         machine.say(f"{way.name}: {rows[way.name]}")
         _save_sheets(results, way, clips, prompts)
     served = rows.get("student", rows["teacher"])
     evaluation: dict[str, Any] = {"prompts": len(prompts), "steps": STUDENT_STEPS, "guidance": None, **served}
     evaluation["vae_psnr_db"] = round(measure_vae(machine, scale, vae, state), 2)
-    evaluation["judge_on_rendered_held_out"] = validate(machine, scale, clip_judge, face_judge)
+    evaluation["judge_on_rendered_held_out"] = validate(machine, scale, judges)
     evaluation["others"] = {name: row for name, row in rows.items() if name != "student"}
     save_json(results / "evaluation.json", evaluation)
     return evaluation
@@ -102,9 +103,8 @@ def draw_prompts(
         )
         with machine.autocast():
             embeddings = embed(encoder, tokenize(tokenizer, texts).to(machine.device).long())
-            latents = trajectory(
-                guided(denoiser, embeddings, empty, way.guidance), noise.to(machine.device), way.steps
-            )[-1]
+            velocity = guided(denoiser, embeddings, empty, way.guidance)
+            latents = sample(velocity, noise.to(machine.device), way.steps)
             pictures.append(to_pictures(decode_clip(vae, latents * std + mean)).cpu())
     return torch.cat(pictures)
 
@@ -119,30 +119,26 @@ def _rendered(machine: Machine, scale: Scale, prompts: Prompts) -> torch.Tensor:
     return torch.cat(parts)
 
 
-@torch.no_grad()
-def _judge(
-    clips: torch.Tensor, truth: torch.Tensor, prompts: Prompts, clip_judge: Any, face_judge: FaceJudge
-) -> dict[str, float]:
-    device = next(face_judge.parameters()).device
+def _judge(clips: torch.Tensor, truth: torch.Tensor, prompts: Prompts, judges: Judges) -> dict[str, float]:
+    device = next(judges.look.parameters()).device
     labels = torch.tensor([
         [label if name in caption.said else -1 for name, label in zip(ATTRIBUTES, scene.labels(), strict=True)]
         for scene, caption in prompts
     ])  # fmt: skip
-    right, asked = torch.zeros(len(ATTRIBUTES)), torch.zeros(len(ATTRIBUTES))
-    for first in range(0, len(clips), BATCH):
-        hits, counts = score(
-            clip_judge, clips[first : first + BATCH].to(device), labels[first : first + BATCH]
-        )
-        right, asked = right + hits, asked + counts
+    answers = torch.cat(
+        [judges.answers(part[:, :, ::FRAME_STRIDE].to(device)) for part in torch.split(clips, BATCH)]
+    )
+    right, asked = tally(answers, labels)
     row = {name: float(right[i] / asked[i].clamp(min=1)) for i, name in enumerate(ATTRIBUTES)}
-    row["face_whole"] = _whole_faces(clips, prompts, face_judge, device)
+    row["face_whole"] = _whole_faces(clips, prompts, judges, device)
     row["flicker_ratio"] = _flicker(clips) / _flicker(truth)
     row["motion_ratio"] = _motion(clips) / _motion(truth)
     row["first_to_last_ratio"] = _drift(clips) / _drift(truth)
     return {name: round(value, 4) for name, value in row.items()}
 
 
-def _whole_faces(clips: torch.Tensor, prompts: Prompts, face_judge: FaceJudge, device: torch.device) -> float:
+@torch.no_grad()
+def _whole_faces(clips: torch.Tensor, prompts: Prompts, judges: Judges, device: torch.device) -> float:
     """Return the fraction of frames, over clips of people, whose face is whole."""
     people = [i for i, (scene, _) in enumerate(prompts) if scene.is_human]
     if not people:
@@ -153,7 +149,7 @@ def _whole_faces(clips: torch.Tensor, prompts: Prompts, face_judge: FaceJudge, d
     )
     return float(
         torch.cat(
-            [face_judge(part.to(device)).argmax(1).float().cpu() for part in torch.split(frames, 64)]
+            [judges.face(part.to(device)).argmax(1).float().cpu() for part in torch.split(frames, 64)]
         ).mean()
     )
 

@@ -1,73 +1,98 @@
-"""Stage `judge`: two small networks that look at pixels, so that evaluation does not have to believe latents.
+"""Small networks that look at pixels, so that evaluation does not have to believe latents.
 
-`ClipJudge` names the attributes of a clip. `FaceJudge` says whether the face in a frame is whole: it learns from
-frames whose face was drawn wrong on purpose (an eye missing, two merged, eyes uneven) or smeared. Both are
-validated on drawn clips of held-out combinations before anything else is judged.
+`LookJudge` names what one look at a clip shows: a frame at full size and what changed since shortly before, since
+drifting petals are told from flowers by that. `MotionJudge` names the action from the whole clip at half size.
+`FaceJudge` says whether the face in a frame is whole. All are validated on drawn clips of held-out combinations
+before anything else is judged; `training.lessons` teaches them.
 """
 
 from __future__ import annotations
 
-import random
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from training.clips import draw, scenes_and_parameters
-from training.config import Scale
-from training.machine import Machine
-from training.report import Curve
-from training.world.scene import ATTRIBUTES, FACE_FAULTS, Scene, parameters_of, sample_scene
+from training.world.scene import ACTIONS, ATTRIBUTES
 
-RATE = 1.5e-3
 FRAME_STRIDE = 3
-"""The clip judge looks at every third frame: 5.3 a second, above twice the fastest stride."""
+"""Judges look at every third frame: 5.3 a second, above twice the fastest stride."""
+LOOKS = 4
+"""Looks at a clip, whose answers are averaged."""
+SEEN_IN_A_LOOK = tuple(name for name in ATTRIBUTES if name != "action")
 
 
 def _block(
-    inner: type[torch.nn.Module], inputs: int, outputs: int, kernel: Any, stride: Any, padding: Any
+    inner: type[torch.nn.Module], inputs: int, outputs: int, kernel: Any, stride: Any = 1, padding: Any = 1
 ) -> torch.nn.Sequential:
     return torch.nn.Sequential(
         inner(inputs, outputs, kernel, stride, padding), torch.nn.GroupNorm(8, outputs), torch.nn.SiLU()
     )
 
 
-class ClipJudge(torch.nn.Module):
-    """Clips to one answer per attribute; near layers see particles, far ones places and motion."""
+def _pooled(x: torch.Tensor) -> torch.Tensor:
+    flat = x.flatten(2)
+    return torch.cat([flat.mean(2), flat.amax(2)], 1)
+
+
+def _with_change(now: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    """Return frames in [-1, 1] beside what changed in them, (…, 6, height, width)."""
+    return torch.cat([now / 127.5 - 1, (now - before) / 63.75], -3)
+
+
+class LookJudge(torch.nn.Module):
+    """Looks to one answer per attribute; near layers see particles, far ones places and people."""
 
     def __init__(self) -> None:
         super().__init__()
-        conv = torch.nn.Conv3d
-        self.near = torch.nn.Sequential(
-            _block(conv, 3, 32, (1, 5, 5), (1, 2, 2), (0, 2, 2)), _block(conv, 32, 64, 3, (1, 2, 2), 1)
-        )
-        self.middle = _block(conv, 64, 128, 3, (2, 2, 2), 1)
+        conv = torch.nn.Conv2d
+        self.near = torch.nn.Sequential(_block(conv, 6, 32, 5, 2, 2), _block(conv, 32, 48, 3))
+        self.middle = torch.nn.Sequential(_block(conv, 48, 96, 3, 2), _block(conv, 96, 96, 3))
         self.far = torch.nn.Sequential(
-            _block(conv, 128, 192, 3, (2, 2, 2), 1), _block(conv, 192, 192, 3, 1, 1)
+            _block(conv, 96, 160, 3, 2), _block(conv, 160, 224, 3, 2), _block(conv, 224, 224, 3)
         )
-        width = 2 * (64 + 128 + 192)
+        width = 2 * (48 + 96 + 224)
         self.heads = torch.nn.ModuleList(
-            [torch.nn.Linear(width, len(values)) for values in ATTRIBUTES.values()]
+            [torch.nn.Linear(width, len(ATTRIBUTES[name])) for name in SEEN_IN_A_LOOK]
         )
 
-    def forward(self, glance: torch.Tensor) -> list[torch.Tensor]:
-        """Return logits (clips, values) per attribute.
+    def forward(self, before: torch.Tensor, now: torch.Tensor) -> list[torch.Tensor]:
+        """Return logits (looks, values) for each of `SEEN_IN_A_LOOK`.
 
         Args:
-            glance: Every `FRAME_STRIDE`th frame, uint8 (clips, 3, frames, height, width).
+            before: uint8 (looks, 3, height, width), `FRAME_STRIDE` frames earlier than
+            now: the same clips.
         """
-        near = self.near(glance.float() / 127.5 - 1)
+        near = self.near(_with_change(now.float(), before.float()))
         middle = self.middle(near)
-        pools = [
-            pool
-            for x in (near, middle, self.far(middle))
-            for pool in (x.flatten(2).mean(2), x.flatten(2).amax(2))
-        ]
-        summary = torch.cat(pools, 1)
+        summary = torch.cat([_pooled(x) for x in (near, middle, self.far(middle))], 1)
         return [head(summary) for head in self.heads]
+
+
+class MotionJudge(torch.nn.Module):
+    """Clips to the action in them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        conv = torch.nn.Conv2d
+        self.frame = torch.nn.Sequential(
+            _block(conv, 6, 32, 5, 2, 2), _block(conv, 32, 64, 3, 2), _block(conv, 64, 96, 3, 2)
+        )
+        self.motion = torch.nn.Sequential(
+            _block(torch.nn.Conv3d, 96, 128, 3, (1, 2, 2)), _block(torch.nn.Conv3d, 128, 128, 3, (2, 1, 1))
+        )
+        self.head = torch.nn.Linear(2 * 128, len(ACTIONS))
+
+    def forward(self, glance: torch.Tensor) -> torch.Tensor:
+        """Return logits (clips, actions) of every `FRAME_STRIDE`th frame, uint8 (clips, 3, frames, height, width)."""
+        frames = F.avg_pool3d(glance.float(), (1, 2, 2)).transpose(1, 2)
+        seen = _with_change(frames, torch.cat([frames[:, :1], frames[:, :-1]], 1))
+        features = self.frame(seen.flatten(0, 1)).unflatten(0, seen.shape[:2]).transpose(1, 2)
+        answer: torch.Tensor = self.head(_pooled(self.motion(features)))
+        return answer
 
 
 class FaceJudge(torch.nn.Module):
@@ -78,157 +103,74 @@ class FaceJudge(torch.nn.Module):
         conv = torch.nn.Conv2d
         self.features = torch.nn.Sequential(
             _block(conv, 3, 48, 5, 2, 2),
-            _block(conv, 48, 96, 3, 1, 1),
-            _block(conv, 96, 128, 3, 2, 1),
-            _block(conv, 128, 192, 3, 2, 1),
-            _block(conv, 192, 256, 3, 2, 1),
+            _block(conv, 48, 96, 3),
+            _block(conv, 96, 128, 3, 2),
+            _block(conv, 128, 192, 3, 2),
+            _block(conv, 192, 256, 3, 2),
         )
         self.head = torch.nn.Linear(2 * 256, 2)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """Return logits (frames, 2), faulty and whole, of uint8 frames (frames, 3, height, width)."""
-        x = self.features(frames.float() / 127.5 - 1).flatten(2)
-        answer: torch.Tensor = self.head(torch.cat([x.mean(2), x.amax(2)], 1))
+        answer: torch.Tensor = self.head(_pooled(self.features(frames.float() / 127.5 - 1)))
         return answer
 
 
-def train_judges(
-    machine: Machine, scale: Scale, state: Path, *, budget_s: float, max_steps: int | None = None
-) -> dict[str, float]:
-    """Train both judges into `state/judge`; return their accuracy on drawn held-out clips."""
-    clip_judge, face_judge = ClipJudge().to(machine.device), FaceJudge().to(machine.device)
-    _train_clip_judge(machine, scale, clip_judge, state, budget_s=budget_s * 0.6, max_steps=max_steps)
-    _train_face_judge(machine, scale, face_judge, state, budget_s=budget_s * 0.4, max_steps=max_steps)
-    (state / "judge").mkdir(parents=True, exist_ok=True)
-    for name, judge in (("clip", clip_judge), ("face", face_judge)):
-        save_file(
-            {key: value.half().contiguous() for key, value in judge.state_dict().items()},
-            state / "judge" / f"{name}.safetensors",
-        )
-    accuracy = validate(machine, scale, clip_judge.eval(), face_judge.eval())
-    machine.say(f"judge on drawn held-out clips: {accuracy}")
-    return accuracy
+@dataclass(frozen=True)
+class Judges:
+    """The three together."""
+
+    look: LookJudge
+    motion: MotionJudge
+    face: FaceJudge
+
+    @classmethod
+    def untaught(cls, device: torch.device) -> Judges:
+        """Return judges that know nothing yet."""
+        return cls(LookJudge().to(device), MotionJudge().to(device), FaceJudge().to(device))
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device) -> Judges:
+        """Return the judges saved in *folder*."""
+        judges = cls.untaught(device)
+        for name, judge in judges._named():
+            judge.load_state_dict(load_file(folder / f"{name}.safetensors"))
+        return judges.eval()
+
+    def save(self, folder: Path) -> None:
+        """Write one file per judge into *folder*."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, judge in self._named():
+            state = {key: value.half().contiguous() for key, value in judge.state_dict().items()}
+            save_file(state, folder / f"{name}.safetensors")
+
+    def eval(self) -> Judges:
+        """Put them into evaluation mode; return them."""
+        for _, judge in self._named():
+            judge.eval()
+        return self
+
+    def _named(self) -> list[tuple[str, torch.nn.Module]]:
+        return [("look", self.look), ("motion", self.motion), ("face", self.face)]
+
+    @torch.no_grad()
+    def answers(self, glance: torch.Tensor) -> torch.Tensor:
+        """Return what each clip shows, an index per attribute: int64 (clips, attributes), on the CPU.
+
+        Args:
+            glance: Every `FRAME_STRIDE`th frame, uint8 (clips, 3, frames, height, width), on the judges' device.
+        """
+        last = glance.shape[2] - 1
+        at = [1 + round(i * (last - 1) / (LOOKS - 1)) for i in range(LOOKS)] if last else [0]
+        looks = [self.look(glance[:, :, max(0, i - 1)], glance[:, :, i]) for i in at]
+        named = {
+            name: torch.stack([look[k].float().log_softmax(1) for look in looks]).mean(0).argmax(1)
+            for k, name in enumerate(SEEN_IN_A_LOOK)
+        }
+        named["action"] = self.motion(glance).argmax(1)
+        return torch.stack([named[name] for name in ATTRIBUTES], 1).cpu()
 
 
-def load_judges(state: Path, device: torch.device) -> tuple[ClipJudge, FaceJudge]:
-    """Return the judges of `state/judge`."""
-    judges = ClipJudge(), FaceJudge()
-    for name, judge in zip(("clip", "face"), judges, strict=True):
-        judge.load_state_dict(load_file(state / "judge" / f"{name}.safetensors"))
-        judge.float().to(device).eval()
-    return judges
-
-
-def _train_clip_judge(
-    machine: Machine, scale: Scale, judge: ClipJudge, state: Path, *, budget_s: float, max_steps: int | None
-) -> None:
-    optimizer, curve, rng = (
-        torch.optim.AdamW(judge.parameters(), RATE),
-        Curve("clip judge: cross entropy"),
-        random.Random(11),
-    )
-    for step, fraction in machine.progress(budget_s, max_steps):
-        scenes, parameters = scenes_and_parameters(scale.judge_batch, rng)
-        pictures, _ = draw(parameters.to(machine.device), scale.frames, scale.height, scale.width)
-        labels = torch.tensor([scene.labels() for scene in scenes], device=machine.device)
-        with machine.autocast():
-            answers = judge(_worn(pictures[:, :, ::FRAME_STRIDE]))
-        losses = [
-            F.cross_entropy(a.float(), labels[:, i], ignore_index=-1, reduction="sum")
-            for i, a in enumerate(answers)
-        ]
-        loss = torch.stack(losses).sum() / (labels >= 0).sum()
-        _step(optimizer, loss, fraction)
-        if step % 20 == 0:
-            curve.add(step, loss.item())
-    machine.say(f"clip judge: {step + 1} steps, loss {loss.item():.4f}")
-    curve.save(state / "curves" / "clip_judge.png")
-
-
-def _train_face_judge(
-    machine: Machine, scale: Scale, judge: FaceJudge, state: Path, *, budget_s: float, max_steps: int | None
-) -> None:
-    optimizer, curve, rng = (
-        torch.optim.AdamW(judge.parameters(), RATE),
-        Curve("face judge: cross entropy"),
-        random.Random(12),
-    )
-    for step, fraction in machine.progress(budget_s, max_steps):
-        frames, whole = _faces(machine, scale, 2 * scale.judge_batch, rng, held_out=False)
-        with machine.autocast():
-            answer = judge(frames)
-        loss = F.cross_entropy(answer.float(), whole)
-        _step(optimizer, loss, fraction)
-        if step % 20 == 0:
-            curve.add(step, loss.item())
-    machine.say(f"face judge: {step + 1} steps, loss {loss.item():.4f}")
-    curve.save(state / "curves" / "face_judge.png")
-
-
-def _step(optimizer: torch.optim.Optimizer, loss: torch.Tensor, fraction: float) -> None:
-    optimizer.param_groups[0]["lr"] = RATE * max(0.02, 1 - fraction)
-    torch.autograd.backward(loss)
-    optimizer.step()
-    optimizer.zero_grad()
-
-
-def _worn(pictures: torch.Tensor) -> torch.Tensor:
-    """Wear pictures a little, as a decoder does: softness and noise, one strength for the batch."""
-    softness, noise = float(torch.rand(())), 12 * float(torch.rand(()))
-    x = pictures.float()
-    soft = F.avg_pool3d(x, (1, 3, 3), 1, (0, 1, 1), count_include_pad=False)
-    x = torch.lerp(x, soft, 0.8 * softness) + noise * torch.randn_like(x)
-    return x.clamp(0, 255).to(torch.uint8)
-
-
-def _human(rng: random.Random, *, held_out: bool) -> Scene:
-    while True:
-        scene = sample_scene(rng, held_out=held_out)
-        if scene.is_human:
-            return scene
-
-
-def _faces(
-    machine: Machine, scale: Scale, count: int, rng: random.Random, *, held_out: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return one frame each of *count* clips, uint8, and whether its face is whole."""
-    faults = [rng.choice((*FACE_FAULTS[1:], "smear")) if rng.random() < 0.5 else "none" for _ in range(count)]
-    drawn = [
-        parameters_of(_human(rng, held_out=held_out), rng, face_fault="none" if fault == "smear" else fault)
-        for fault in faults
-    ]
-    pictures, focus = draw(torch.from_numpy(np.stack(drawn)).to(machine.device), 1, scale.height, scale.width)
-    frames, head = pictures[:, :, 0].float(), (focus[:, :, 0] > 0.9).float()
-    smeared = torch.tensor([fault == "smear" for fault in faults], device=machine.device).view(-1, 1, 1, 1)
-    blurred = F.avg_pool2d(frames, 7, 1, 3, count_include_pad=False)
-    frames = torch.where(smeared, frames + head * (blurred - frames), frames)
-    whole = torch.tensor([fault == "none" for fault in faults], device=machine.device).long()
-    return _worn(frames[:, :, None])[:, :, 0], whole
-
-
-@torch.no_grad()
-def validate(
-    machine: Machine, scale: Scale, clip_judge: ClipJudge, face_judge: FaceJudge
-) -> dict[str, float]:
-    """Return the accuracy of each answer on drawn clips of held-out combinations."""
-    rng = random.Random(77)
-    right, asked = torch.zeros(len(ATTRIBUTES)), torch.zeros(len(ATTRIBUTES))
-    for _ in range(8 if machine.on_gpu else 1):
-        scenes, parameters = scenes_and_parameters(scale.judge_batch, rng, held_out=True)
-        pictures, _ = draw(parameters.to(machine.device), scale.frames, scale.height, scale.width)
-        hits, counts = score(clip_judge, pictures, torch.tensor([scene.labels() for scene in scenes]))
-        right, asked = right + hits, asked + counts
-    frames, whole = _faces(machine, scale, 8 * scale.judge_batch, rng, held_out=True)
-    seen_whole = face_judge(frames).argmax(1)
-    accuracy = {name: float(right[i] / asked[i].clamp(min=1)) for i, name in enumerate(ATTRIBUTES)}
-    accuracy["face_whole_seen_whole"] = float(seen_whole[whole == 1].float().mean())
-    accuracy["face_faulty_seen_faulty"] = float((1 - seen_whole[whole == 0]).float().mean())
-    return {name: round(value, 4) for name, value in accuracy.items()}
-
-
-def score(
-    judge: ClipJudge, pictures: torch.Tensor, labels: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return per attribute how many clips the judge saw as labelled, and how many were labelled (-1 is not)."""
-    answers = torch.stack([answer.argmax(1).cpu() for answer in judge(pictures[:, :, ::FRAME_STRIDE])], 1)
+def tally(answers: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return per attribute how many answers are as labelled, and how many were labelled (-1 is not)."""
     return ((answers == labels) & (labels >= 0)).sum(0).float(), (labels >= 0).sum(0).float()

@@ -63,7 +63,7 @@ def run_stage(stage: str, machine: Machine, options: argparse.Namespace) -> None
 
         unpack(options.checkpoint, state)
     elif stage == "judge" and machine.is_first:
-        from training.judge import train_judges
+        from training.lessons import train_judges
 
         train_judges(machine.alone(), scale, state, budget_s=budget_s, max_steps=max_steps)
     elif stage == "vae":

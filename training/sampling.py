@@ -7,7 +7,7 @@ zero. So the plain `WanPipeline` of the folder samples just as the student was t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -44,15 +44,21 @@ def grid(steps: int = STUDENT_STEPS) -> tuple[list[float], list[int]]:
     return scheduler.sigmas.tolist(), scheduler.timesteps.tolist()
 
 
+def euler(
+    velocity: Velocity, latents: torch.Tensor, over: tuple[list[float], list[int]], steps: Iterable[int]
+) -> torch.Tensor:
+    """Return *latents* after the named *steps* of the grid *over*, in float32."""
+    sigmas, timesteps = over
+    for i in steps:
+        at = torch.full((len(latents),), float(timesteps[i]), device=latents.device)
+        latents = latents + (sigmas[i + 1] - sigmas[i]) * velocity(latents, at).float()
+    return latents
+
+
 @torch.no_grad()
-def trajectory(velocity: Velocity, noise: torch.Tensor, steps: int) -> torch.Tensor:
-    """Return the latents from noise to clip: float32 (steps + 1, clips, z, t, h, w)."""
-    sigmas, timesteps = grid(steps)
-    states = [noise]
-    for i, timestep in enumerate(timesteps):
-        at = torch.full((len(noise),), float(timestep), device=noise.device)
-        states.append(states[-1] + (sigmas[i + 1] - sigmas[i]) * velocity(states[-1], at).float())
-    return torch.stack(states)
+def sample(velocity: Velocity, noise: torch.Tensor, steps: int) -> torch.Tensor:
+    """Return the latents of clips drawn from *noise* in so many steps."""
+    return euler(velocity, noise, grid(steps), range(steps))
 
 
 def guided(denoiser: Any, embeddings: torch.Tensor, empty: torch.Tensor, guidance: float) -> Velocity:

@@ -35,7 +35,13 @@ _ENUMS = {
 
 
 def render(
-    parameters: torch.Tensor, frames: int, height: int, width: int, start_s: torch.Tensor | None = None
+    parameters: torch.Tensor,
+    frames: int,
+    height: int,
+    width: int,
+    start_s: torch.Tensor | None = None,
+    *,
+    stride: int = 1,
 ) -> torch.Tensor:
     """Draw clips at 16 fps.
 
@@ -45,6 +51,7 @@ def render(
         height: Pixels.
         width: Pixels; the world is composed for 12:7.
         start_s: float32 (clips,), where in its motion each clip begins; 0 when None.
+        stride: Draw every *stride*-th frame of the motion.
 
     Returns:
         uint8 (clips, 4, frames, height, width): see `CHANNELS`.
@@ -56,10 +63,10 @@ def render(
     )
     out = torch.empty(clips, CHANNELS, frames, height, width, dtype=torch.uint8, device=parameters.device)
     if parameters.is_cuda:
-        _launch(parameters, start_s, out)
+        _launch(parameters, start_s, out, stride)
     else:
         pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (parameters, start_s, out))
-        _cpu_library().render(*pointers, clips, frames, height, width)
+        _cpu_library().render(*pointers, clips, frames, height, width, stride)
     return out
 
 
@@ -83,7 +90,7 @@ def _gpu_kernel(device: int) -> Any:  # noqa: ARG001 (a kernel belongs to a devi
     return cupy.RawKernel(code, "render", options=("--use_fast_math",))
 
 
-def _launch(parameters: torch.Tensor, start_s: torch.Tensor, out: torch.Tensor) -> None:
+def _launch(parameters: torch.Tensor, start_s: torch.Tensor, out: torch.Tensor, stride: int) -> None:
     import cupy  # type: ignore[import-not-found,unused-ignore]
 
     clips, _, frames, height, width = out.shape
@@ -93,7 +100,7 @@ def _launch(parameters: torch.Tensor, start_s: torch.Tensor, out: torch.Tensor) 
         cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream),
     ):
         pointers = tuple(np.uint64(tensor.data_ptr()) for tensor in (parameters, start_s, out))
-        sizes = tuple(np.int32(size) for size in (clips, frames, height, width))
+        sizes = tuple(np.int32(size) for size in (clips, frames, height, width, stride))
         _gpu_kernel(out.device.index)((blocks,), (256,), (*pointers, *sizes))
 
 

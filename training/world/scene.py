@@ -140,8 +140,8 @@ def _sample(rng: random.Random) -> Scene:
 
     weather = choose(WEATHERS, 0.34, 0.16, 0.16, 0.16, 0.10, 0.08)
     time_of_day = "night" if weather == "fireflies" else choose(TIMES_OF_DAY, 0.38, 0.31, 0.31)
-    character = choose(CHARACTERS, 0.08, 0.52, 0.26, 0.14)
-    action = choose(ACTIONS, 0.24, 0.28, 0.15, 0.19, 0.14)
+    character = choose(CHARACTERS, 0.06, 0.50, 0.24, 0.20)
+    action = choose(ACTIONS, 0.20, 0.25, 0.18, 0.22, 0.15)
     if character == "cat" and action == "wave":
         action = "walk"
     travels = character != "nobody" and action in ("walk", "run")

@@ -12,7 +12,7 @@ SCENE: Wordings = {
         "in a meadow", "in a grassy field", "on a green meadow full of flowers", "in a flower field",
         "on rolling green hills",
         "in the countryside", "in a field of flowers", "on a grassy hill", "in the grass", "on the grassland",
-        "in a flower meadow",
+        "in a flower meadow", "in the hills", "over green hills", "grassy hills", "hills of grass", "up on a hill",
     ),
     "beach": (
         "on a beach", "by the sea", "at the seaside", "on the sandy shore", "on a sandy beach by the ocean",

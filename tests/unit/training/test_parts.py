@@ -10,7 +10,7 @@ from training.config import STUDENT_STEPS, TEACHER_STEPS, TINY
 from training.machine import Machine
 from training.optimize import Learner, Muon, ramp
 from training.report import Curve, save_sheet
-from training.sampling import grid, guided, served_scheduler, trajectory
+from training.sampling import grid, guided, sample, served_scheduler
 from training.text import build_text_encoder, embed, tokenize, train_tokenizer
 
 
@@ -43,7 +43,7 @@ def test_the_served_scheduler_takes_the_steps_the_student_was_taught():
         latents = scheduler.step(
             velocity(latents, timestep.expand(1).float()), timestep, latents, return_dict=False
         )[0]
-    assert torch.allclose(latents, trajectory(velocity, noise, STUDENT_STEPS)[-1], atol=1e-5)
+    assert torch.allclose(latents, sample(velocity, noise, STUDENT_STEPS), atol=1e-5)
 
 
 def test_the_teachers_sigmas_hold_the_students():

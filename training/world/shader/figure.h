@@ -35,7 +35,7 @@ HD void set_arms(Pose& p, int action) {
     p.front_arm = p.back_arm = .16f + .03f * sinf(p.t * 2.f + p.phase);
     if (action == WALK) { p.front_arm = .5f * p.swing; p.back_arm = -.5f * p.swing; }
     if (action == RUN) { p.front_arm = .95f * p.swing; p.back_arm = -.95f * p.swing; }
-    if (action == WAVE) { p.front_arm = .18f; p.back_arm = 2.5f + .38f * sinf(p.t * 6.f + p.phase); }
+    if (action == WAVE) { p.front_arm = .18f; p.back_arm = 2.15f + .38f * sinf(p.t * 6.f + p.phase); }
     if (action == JUMP) p.front_arm = p.back_arm = .3f + 10.f * p.jump;
 }
 HD Pose pose_of(const Canvas& c, const float* P, float t, float u, float v) {
