@@ -88,19 +88,10 @@ def train_denoiser(
     )
     reader = Reader(scale.text["d_model"]).to(machine.device)
     torch.manual_seed(100 + machine.rank)
-    learning = (
-        [reader] if resume else [encoder, reader]
-    )  # an encoder that reads already only gets its questions back
-    _learn_to_read(
-        machine,
-        scale,
-        data,
-        encoder,
-        reader,
-        learning,
-        budget_s=reading_s,
-        max_steps=max_steps,
-    )
+    # An encoder that reads already only needs its questions back, which are not kept.
+    reading_s = budget_s * (0.02 if resume else READING_FRACTION)
+    learning = [reader] if resume else [encoder, reader]
+    _learn_to_read(machine, scale, data, encoder, reader, learning, budget_s=reading_s, max_steps=max_steps)
     empty = tokenize(tokenizer, [""]).to(machine.device).long()
     _learn_to_draw(
         machine,
