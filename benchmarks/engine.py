@@ -25,8 +25,9 @@ from engine_levers import measure_levers
 from engine_parts import Diffusers, Ours, encode, full_work, narrow, tiny_work
 
 from anime_studio.engine.acceleration import Acceleration
-from anime_studio.engine.engine import Engine, levers_for
+from anime_studio.engine.engine import Engine
 from anime_studio.engine.loading import decoder_alone, place_text_encoder
+from anime_studio.engine.ready import levers_for
 
 
 @torch.inference_mode()

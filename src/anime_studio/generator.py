@@ -188,22 +188,21 @@ class GeneratorWorker:
 
     def _load(self) -> None:
         from anime_studio.engine import probe
-        from anime_studio.engine.acceleration import PLAIN
-        from anime_studio.engine.engine import load_engine
+        from anime_studio.engine.engine import device_named
+        from anime_studio.engine.ready import ready_engine
 
         self.fault, self.device_failed = None, False
         try:
             self.checkpoint = locate(self.recipe, self.settings.models_dir, fetch_with=SETUP_COMMAND)
             if self.uses_gpu:
                 self._try_device(probe.wait_for_cuda)
-            engine = load_engine(
-                self.recipe,
-                self.checkpoint.folder,
-                device="cuda" if self.uses_gpu else "cpu",
-                acceleration=None if self.settings.accelerate else PLAIN,
+            device = "cuda" if self.uses_gpu else "cpu"
+            self._try_device(lambda: probe.check_device(device_named(device)))
+            engine = ready_engine(
+                self.recipe, self.checkpoint.folder, device=device, accelerate=self.settings.accelerate
             )
-            self._try_device(lambda: probe.check_device(engine.components.device))
-            engine.warm_up()
+            if not self.uses_gpu:
+                engine.warm_up()
             self._fingerprint = probe.fingerprint(engine.components)
             self.engine = engine
         except AnimeStudioError as error:

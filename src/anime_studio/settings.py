@@ -21,8 +21,8 @@ class Settings(BaseSettings):
     # What is drawn
     recipe: str = "demo"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    accelerate: bool = False
-    """Take the fast paths that suit the GPU. Off until they have been measured on one: docs/performance.md."""
+    accelerate: bool = True
+    """Take the fast paths that suit the GPU; a CPU has none. Each is measured in docs/performance.md."""
     compose_prompts: bool = True
     models_dir: Path = Path(".anime-studio/models")
 

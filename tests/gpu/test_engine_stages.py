@@ -14,9 +14,9 @@ from anime_studio.engine.acceleration import PLAIN, Acceleration, Attention, Tex
 from anime_studio.engine.attention import attend, eight_bit_kernel, preferring
 from anime_studio.engine.decoding import StreamingDecoder
 from anime_studio.engine.denoiser import denoiser_for
-from anime_studio.engine.engine import levers_for
 from anime_studio.engine.linears import E4M3, gelu_to_e4m3, to_e4m3
 from anime_studio.engine.loading import place_text_encoder
+from anime_studio.engine.ready import levers_for
 
 CUDA = torch.device("cuda", 0)
 TOKENS = 32_760  # 480x832, 81 frames

@@ -10,7 +10,6 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,7 @@ import torch
 from anime_studio.core.errors import AnimeStudioError, BadFramesError, EngineError, OutOfMemoryError
 from anime_studio.core.jobs import RenderedClip, Report
 from anime_studio.core.recipes import Recipe
-from anime_studio.engine.acceleration import PLAIN, Acceleration, acceleration_for
-from anime_studio.engine.attention import eight_bit_kernel
+from anime_studio.engine.acceleration import PLAIN, Acceleration
 from anime_studio.engine.decoding import StreamingDecoder
 from anime_studio.engine.denoiser import denoiser_for
 from anime_studio.engine.loading import Components, latent_shape, load_components
@@ -207,7 +205,7 @@ def load_engine(
     *,
     device: str = "auto",
     cache_dir: Path | None = None,
-    acceleration: Acceleration | None = PLAIN,
+    acceleration: Acceleration = PLAIN,
 ) -> Engine:
     """Load the checkpoint in *folder* for *recipe*.
 
@@ -216,31 +214,35 @@ def load_engine(
         folder: A checkpoint in diffusers' layout.
         device: `cpu`, `cuda`, or `auto` for a GPU when there is one.
         cache_dir: Where prompt embeddings are kept between runs.
-        acceleration: Which fast paths to take; None means those that suit device and recipe.
+        acceleration: Which fast paths to take.
 
     Raises:
         CheckpointError: A file is wrong; the detail names it.
         OutOfMemoryError: It does not fit.
         EngineError: The device is not there.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise EngineError("device is set to cuda, but torch sees no GPU; set ANIME_STUDIO_DEVICE=cpu or auto")
+    place = device_named(device)
     with _engine_errors():
-        chosen = levers_for(recipe, torch.device(device)) if acceleration is None else acceleration
-        components = load_components(folder, torch.device(device), chosen)
         return Engine(
-            components, recipe, revision=encoder_revision(folder), cache_dir=cache_dir, acceleration=chosen
+            load_components(folder, place, acceleration),
+            recipe,
+            revision=encoder_revision(folder),
+            cache_dir=cache_dir,
+            acceleration=acceleration,
         )
 
 
-def levers_for(recipe: Recipe, device: torch.device) -> Acceleration:
-    """Return the fast paths that suit *device*, 8-bit attention among them if *recipe* was trained with it."""
-    levers = acceleration_for(device)
-    if recipe.trained_with_8bit_attention and levers.fused_denoiser:
-        return replace(levers, attention=eight_bit_kernel(device) or levers.attention)
-    return levers
+def device_named(name: str) -> torch.device:
+    """Return the device called *name*: `cpu`, `cuda`, or `auto` for a GPU when there is one.
+
+    Raises:
+        EngineError: It is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise EngineError("device is set to cuda, but torch sees no GPU; set ANIME_STUDIO_DEVICE=cpu or auto")
+    return torch.device(name)
 
 
 def _shows_something(group: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bool:

@@ -125,15 +125,14 @@ def main(load: LoadRenderer | None = None) -> None:
 
 
 def _load_engine(recipe: Recipe, folder: Path, settings: Settings) -> Renderer:
-    from anime_studio.engine.acceleration import PLAIN  # torch: seconds, and only once the weights are there
-    from anime_studio.engine.engine import load_engine
+    from anime_studio.engine.ready import ready_engine  # torch: seconds, and only once the weights are there
 
-    return load_engine(
+    return ready_engine(
         recipe,
         folder,
         device=settings.device,
+        accelerate=settings.accelerate,
         cache_dir=settings.data_dir / "cache",
-        acceleration=None if settings.accelerate else PLAIN,
     )
 
 

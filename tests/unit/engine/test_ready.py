@@ -1,0 +1,41 @@
+"""A fast path that a device refuses costs speed, never the engine; what is wrong with the files is still said."""
+
+import pytest
+import torch
+from structlog.testing import capture_logs
+
+from anime_studio.core.errors import CheckpointError
+from anime_studio.core.recipes import FASTWAN_3STEP, TINY_RANDOM
+from anime_studio.engine import ready
+from anime_studio.engine.acceleration import PLAIN, Acceleration, TextWeights
+from anime_studio.telemetry import ENGINE_ACCELERATION_REFUSED
+
+REFUSED = Acceleration(
+    text_weights=TextWeights.INT4
+)  # needs widths in multiples of 64; the tiny encoder has none
+
+
+def test_a_refused_fast_path_leaves_the_plain_one_and_a_line_in_the_log(monkeypatch, tiny_checkpoint):
+    monkeypatch.setattr(ready, "levers_for", lambda *_: REFUSED)
+
+    with capture_logs() as lines:
+        engine = ready.ready_engine(TINY_RANDOM, tiny_checkpoint, device="cpu", accelerate=True)
+
+    assert engine.text.encode("a cat").isfinite().all()
+    assert [line["event"] for line in lines] == [ENGINE_ACCELERATION_REFUSED]
+    assert "multiples of 64" in lines[0]["detail"]
+
+
+def test_a_broken_file_is_no_reason_to_try_again(monkeypatch, tiny_checkpoint):
+    monkeypatch.setattr(ready, "levers_for", lambda *_: REFUSED)
+    weights = tiny_checkpoint / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+    with capture_logs() as lines, pytest.raises(CheckpointError, match="vae"):
+        ready.ready_engine(TINY_RANDOM, tiny_checkpoint, device="cpu", accelerate=True)
+
+    assert lines == []
+
+
+def test_a_cpu_has_no_fast_paths():
+    assert ready.levers_for(FASTWAN_3STEP, torch.device("cpu")) == PLAIN
