@@ -11,7 +11,7 @@ from rich.table import Table
 
 from anime_studio.cli.output import JsonOption, answering
 from anime_studio.core.pricing import MODAL_RATES, Machine
-from anime_studio.core.projection import CARDS, PLAIN_DIFFUSERS, Projection, project
+from anime_studio.core.projection import CARDS, Projection, project
 from anime_studio.core.recipes import RECIPES
 
 PRICED = tuple(recipe for recipe in RECIPES.values() if recipe.repo_id is not None)
@@ -73,6 +73,6 @@ def _tell(projections: list[Projection]) -> None:
 
 def _basis() -> str:
     return (
-        f"Projected, not measured: {PLAIN_DIFFUSERS.name} as measured on one H200, carried to other cards by their "
-        f"data sheets; rates of {MODAL_RATES.as_of:%Y-%m-%d}."
+        f"Projected: our engine as measured on one H200, carried to other cards by their data sheets; "
+        f"rates of {MODAL_RATES.as_of:%Y-%m-%d}."
     )

@@ -1,14 +1,14 @@
 """What a clip should cost on a card nobody has measured: an explicit, small model.
 
-A stage takes `flops / (peak * sustained) + bytes / (bandwidth * reached)`. FLOPs follow from the
-shapes of Wan 2.1 1.3B; the sustained fractions and the bytes are fitted to what we measured on one
-H200 and then carried to other cards by their data-sheet peaks. Every result is a projection and is
-labelled so. An L4 is held back by its 72 W, which this model does not know: read its figures as
-plus or minus a third.
+A stage takes `flops / (peak x share) + bytes / (bandwidth x share)`. FLOPs follow from the shapes of Wan 2.1 1.3B;
+shares and bytes are what our engine sustained on one H200, kernel by kernel, and are carried to other cards by
+their data-sheet peaks. Every result is a projection and is labelled so. An L4 is held back by its 72 W, which this
+model does not know, and 8-bit attention on Ada and Ampere is left out, since nobody measured it here: read the
+figures of those cards as plus or minus a third.
 
 Sources: Wan2.1 `wan/configs/wan_t2v_1_3B.py` (30 layers, dim 1536, ffn 8960, patch 1x2x2, VAE stride
 4x8x8); NVIDIA data sheets of each card (dense rates without sparsity); measurements: one H200, torch
-2.11+cu130, diffusers 0.42.1, random weights at full shape, 2026-11-23.
+2.11+cu130, random weights at full shape, 2026-11-23, `torch.profiler` and `benchmarks/results/engine_h200.json`.
 """
 
 from __future__ import annotations
@@ -24,63 +24,53 @@ from common.schemas import ClipSpec
 
 _LAYERS, _DIM, _FFN, _TEXT_TOKENS = 30, 1536, 8960, 512
 _TEXT_FLOPS = 4.7e12  # UMT5-XXL, 512 tokens: 2 x 4.63e9 parameters (embedding excluded) x 512
-_DECODE_FLOPS_PER_PIXEL = 275e12 / (81 * 480 * 832)  # decoder's convolutions at full shape, by count
+_TEXT_BYTES = 42e9  # its int8 weights read, widened to bfloat16 in two passes, and read again
+_FULL_PIXELS, _FULL_TOKENS = 81 * 480 * 832, 32_760
+_DECODE_FLOPS_PER_PIXEL = 275e12 / _FULL_PIXELS  # decoder's convolutions at full shape, by count
+
+# Shares of an H200's peak (989e12 FLOP/s bf16, 1,979e12 in 8 bits, 4.8e12 bytes/s) that each kind of work reached.
+_ATTENTION_BF16 = 0.54  # cuDNN: 197.8e12 FLOPs in 370 ms
+_ATTENTION_8BIT = 0.41  # cuDNN: the same in 245.5 ms
+_LINEARS_BF16 = 0.79  # feed-forward up: 781e12 FLOP/s
+_LINEARS_8BIT = 0.70  # 81.9e12 FLOPs in 58.8 ms
+_CONVOLUTIONS = 0.51  # 275e12 FLOPs in 541 ms
+_BANDWIDTH = 0.90  # copies: 4.3e12 bytes/s
+_H200_BYTES_PER_S = 4.8e12 * _BANDWIDTH
+_DENOISE_BYTES_PER_TOKEN = 0.0837 * _H200_BYTES_PER_S / _FULL_TOKENS  # norms, gates, rotary, quantising
+_DECODE_BYTES_PER_PIXEL = 0.204 * _H200_BYTES_PER_S / _FULL_PIXELS  # norms, biases, sums, doubling
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A GPU's data-sheet peaks: dense bf16 FLOP/s and memory bytes/s."""
+    """A GPU's data-sheet peaks.
+
+    Attributes:
+        name: As Modal calls it.
+        bf16_flops: Dense bf16 FLOP/s.
+        bandwidth_bytes_per_s: Of its memory.
+        e4m3_flops: Dense 8-bit floating-point FLOP/s; None where there is none and linears stay bf16.
+        attends_in_8bit: Whether cuDNN has 8-bit attention for it.
+    """
 
     name: str
     bf16_flops: float
     bandwidth_bytes_per_s: float
+    e4m3_flops: float | None = None
+    attends_in_8bit: bool = False
 
 
 CARDS: Mapping[str, Card] = MappingProxyType(
     {
         card.name: card
         for card in (
-            Card("L4", 121e12, 300e9),
+            Card("L4", 121e12, 300e9, 242e12),
             Card("A10", 125e12, 600e9),
-            Card("L40S", 362e12, 864e9),
+            Card("L40S", 362e12, 864e9, 733e12),
             Card("A100-80GB", 312e12, 2039e9),
-            Card("H100", 989e12, 3350e9),
-            Card("H200", 989e12, 4800e9),
+            Card("H100", 989e12, 3350e9, 1979e12, attends_in_8bit=True),
+            Card("H200", 989e12, 4800e9, 1979e12, attends_in_8bit=True),
         )
     }
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Software:
-    """How well the software uses a card, fitted on the H200.
-
-    Attributes:
-        attention: Share of the bf16 peak that attention sustains.
-        matmul: Share that linears and convolutions sustain.
-        bandwidth: Share of the memory bandwidth that element-wise passes reach.
-        denoise_bytes_per_token: Element-wise traffic of one forward, per token.
-        decode_bytes_per_pixel: Element-wise traffic of the VAE decode, per pixel of each frame.
-    """
-
-    name: str
-    attention: float
-    matmul: float
-    bandwidth: float
-    denoise_bytes_per_token: float
-    decode_bytes_per_pixel: float
-
-
-PLAIN_DIFFUSERS = Software(
-    # Measured: attention by flash SDPA 18.5 ms a layer = 356 TFLOP/s, feed-forward 781 TFLOP/s, copies 4.3 of
-    # 4.8 TB/s. One forward took 620 ms (compute accounts for 660 ms at those rates with nothing left over, so its
-    # element-wise traffic is not visible), a decode 1,830 ms of which convolutions at 486 TFLOP/s explain 566 ms.
-    name="plain diffusers",
-    attention=0.36,
-    matmul=0.49,
-    bandwidth=0.90,
-    denoise_bytes_per_token=0.0,
-    decode_bytes_per_pixel=(1.830 - 275e12 / (989e12 * 0.49)) * 4.8e12 * 0.90 / (81 * 480 * 832),
 )
 
 
@@ -107,7 +97,6 @@ def project(
     recipe: Recipe,
     machine: Machine,
     *,
-    software: Software = PLAIN_DIFFUSERS,
     spec: ClipSpec | None = None,
     scaledown_window_s: float = 0.0,
     cold_start_s: float = 0.0,
@@ -118,7 +107,6 @@ def project(
     Args:
         recipe: A recipe of the 1.3B model.
         machine: GPU type, CPU cores and memory.
-        software: The fitted shares.
         spec: A particular clip; absent means the recipe's longest with its own steps.
         scaledown_window_s: Idle seconds billed after a lone clip, shown apart.
         cold_start_s: Billed seconds before the first clip, shown apart.
@@ -135,9 +123,9 @@ def project(
     tokens = (1 + (frames - 1) // 4) * (height // 16) * (width // 16)
     sampled = recipe if spec is None else spec
     forwards = sampled.num_inference_steps * (1 if sampled.guidance_scale is None else 2)
-    text_s = _TEXT_FLOPS / (card.bf16_flops * software.matmul)
-    denoise_s = forwards * _forward_s(tokens, card, software)
-    decode_s = _decode_s(frames * width * height, card, software)
+    text_s = _TEXT_FLOPS / (card.bf16_flops * _LINEARS_BF16) + _passing_s(_TEXT_BYTES, card)
+    denoise_s = forwards * _forward_s(tokens, card, attends_in_8bit=recipe.trained_with_8bit_attention)
+    decode_s = _decode_s(frames * width * height, card)
     usd_per_s = machine.usd_per_s(rates)
     return Projection(
         card=card.name,
@@ -177,17 +165,22 @@ def forward_flops(tokens: int) -> tuple[float, float]:
     return self_attention + cross_attention, linears
 
 
-def _forward_s(tokens: int, card: Card, software: Software) -> float:
+def _forward_s(tokens: int, card: Card, *, attends_in_8bit: bool) -> float:
     attention, linears = forward_flops(tokens)
-    return (
-        attention / (card.bf16_flops * software.attention)
-        + linears / (card.bf16_flops * software.matmul)
-        + tokens * software.denoise_bytes_per_token / (card.bandwidth_bytes_per_s * software.bandwidth)
-    )
+    eight_bit = card.e4m3_flops
+    if eight_bit is not None and card.attends_in_8bit and attends_in_8bit:
+        attention_s = attention / (eight_bit * _ATTENTION_8BIT)
+    else:
+        attention_s = attention / (card.bf16_flops * _ATTENTION_BF16)
+    bf16_s = linears / (card.bf16_flops * _LINEARS_BF16)
+    linears_s = bf16_s if eight_bit is None else linears / (eight_bit * _LINEARS_8BIT)
+    return attention_s + linears_s + _passing_s(tokens * _DENOISE_BYTES_PER_TOKEN, card)
 
 
-def _decode_s(pixels: int, card: Card, software: Software) -> float:
-    return pixels * (
-        _DECODE_FLOPS_PER_PIXEL / (card.bf16_flops * software.matmul)
-        + software.decode_bytes_per_pixel / (card.bandwidth_bytes_per_s * software.bandwidth)
-    )
+def _decode_s(pixels: int, card: Card) -> float:
+    convolutions_s = pixels * _DECODE_FLOPS_PER_PIXEL / (card.bf16_flops * _CONVOLUTIONS)
+    return convolutions_s + _passing_s(pixels * _DECODE_BYTES_PER_PIXEL, card)
+
+
+def _passing_s(size_bytes: float, card: Card) -> float:
+    return size_bytes / (card.bandwidth_bytes_per_s * _BANDWIDTH)

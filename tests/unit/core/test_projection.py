@@ -1,5 +1,7 @@
 """The projection must agree with what was measured where it was measured."""
 
+import dataclasses
+
 import pytest
 
 from anime_studio.core.clip import plan
@@ -23,8 +25,20 @@ def test_forward_flops_match_the_published_count():
 def test_projection_reproduces_the_h200_measurement_it_was_fitted_to():
     projected = project(FASTWAN_3STEP, H200)
 
-    assert projected.denoise_s == pytest.approx(3 * 0.620, rel=0.20)
-    assert projected.decode_s == pytest.approx(1.830, rel=0.05)
+    assert projected.denoise_s == pytest.approx(3 * 0.395, rel=0.05)
+    assert projected.decode_s == pytest.approx(0.745, rel=0.05)
+
+
+def test_attention_stays_in_16_bits_where_the_recipe_was_not_trained_otherwise():
+    untrained = dataclasses.replace(FASTWAN_3STEP, trained_with_8bit_attention=False)
+
+    assert project(untrained, H200).denoise_s == pytest.approx(3 * 0.510, rel=0.05)
+
+
+def test_8_bit_attention_is_counted_only_where_it_was_measured():
+    untrained = dataclasses.replace(FASTWAN_3STEP, trained_with_8bit_attention=False)
+
+    assert project(untrained, L4) == project(FASTWAN_3STEP, L4)
 
 
 def test_fifty_guided_steps_break_the_two_cent_limit_and_three_do_not():
