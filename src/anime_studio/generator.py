@@ -199,7 +199,11 @@ class GeneratorWorker:
             device = "cuda" if self.uses_gpu else "cpu"
             self._try_device(lambda: probe.check_device(device_named(device)))
             engine = ready_engine(
-                self.recipe, self.checkpoint.folder, device=device, accelerate=self.settings.accelerate
+                self.recipe,
+                self.checkpoint.folder,
+                device=device,
+                accelerate=self.settings.accelerate,
+                models_dir=self.settings.models_dir,
             )
             if not self.uses_gpu:
                 engine.warm_up()

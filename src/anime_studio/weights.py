@@ -58,9 +58,7 @@ def locate(recipe: Recipe, models_dir: Path, *, fetch_with: str = FETCH_COMMAND)
         CheckpointError: A file is missing, truncated or altered; the detail names it.
     """
     checkpoint = _find(recipe, models_dir, fetch_with)
-    manifest = read_manifest(checkpoint.folder)
-    total = sum(entry["size_bytes"] for entry in manifest.values())
-    check_files(checkpoint.folder, manifest, hashes=total <= _HASH_AT_EACH_START_BYTES)
+    check_at_start(checkpoint.folder)
     return checkpoint
 
 
@@ -136,6 +134,17 @@ def read_manifest(folder: Path) -> Mapping[str, Mapping[str, Any]]:
             f"{path} cannot be read ({error}); remove {folder} and fetch the weights again"
         ) from error
     return files
+
+
+def check_at_start(folder: Path) -> None:
+    """Hold every file of a checkpoint against its manifest: by SHA-256 if it is small, by size if it is large.
+
+    Raises:
+        CheckpointError: The first file that differs, by name.
+    """
+    manifest = read_manifest(folder)
+    total = sum(entry["size_bytes"] for entry in manifest.values())
+    check_files(folder, manifest, hashes=total <= _HASH_AT_EACH_START_BYTES)
 
 
 def check_files(folder: Path, manifest: Mapping[str, Mapping[str, Any]], *, hashes: bool) -> None:

@@ -214,7 +214,7 @@ def test_setup_runs_on_modal_and_says_what_is_complete(plane: ControlPlane):
 
 IMPORTS = {
     "Generator": "generator engine.engine storage.modal_desk storage.volume_clips",
-    "setup": "weights",
+    "setup": "weights engine.preparing",
     "web": "",
     "clean": "",
 }

@@ -22,9 +22,11 @@ from anime_studio.engine.acceleration import PLAIN, Acceleration
 from anime_studio.engine.decoding import StreamingDecoder
 from anime_studio.engine.denoiser import denoiser_for
 from anime_studio.engine.loading import Components, latent_shape, load_components
+from anime_studio.engine.prepared_loading import packing_for
 from anime_studio.engine.sampling import guided, sampler_for, seeded_noise
 from anime_studio.engine.text import PromptEncoder, encoder_revision
 from anime_studio.engine.video import VideoWriter
+from anime_studio.prepared import Forms
 from common.schemas import ClipSpec, Stage, StartKind
 
 FLAT_STD = 1.5
@@ -206,15 +208,18 @@ def load_engine(
     device: str = "auto",
     cache_dir: Path | None = None,
     acceleration: Acceleration = PLAIN,
+    models_dir: Path | None = None,
 ) -> Engine:
     """Load the checkpoint in *folder* for *recipe*.
 
     Args:
         recipe: How it is sampled.
-        folder: A checkpoint in diffusers' layout.
+        folder: A checkpoint in diffusers' layout, or a prepared form of one.
         device: `cpu`, `cuda`, or `auto` for a GPU when there is one.
         cache_dir: Where prompt embeddings are kept between runs.
         acceleration: Which fast paths to take.
+        models_dir: Where checkpoints are kept: a form of this one that was prepared for device and fast paths is
+            loaded instead. None looks for none.
 
     Raises:
         CheckpointError: A file is wrong; the detail names it.
@@ -222,9 +227,12 @@ def load_engine(
         EngineError: The device is not there.
     """
     place = device_named(device)
+    prepared = None
+    if models_dir is not None:
+        prepared = Forms.of(recipe, folder, models_dir).find(packing_for(place.type, acceleration))
     with _engine_errors():
         return Engine(
-            load_components(folder, place, acceleration),
+            load_components(prepared or folder, place, acceleration),
             recipe,
             revision=encoder_revision(folder),
             cache_dir=cache_dir,

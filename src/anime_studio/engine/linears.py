@@ -130,7 +130,9 @@ class PackedLinear(nn.Module):
 
 
 def pack(weight: torch.Tensor, kind: TextWeights) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return *weight* (out, in) packed, and its scales in the weight's dtype.
+    """Return *weight* (out, in) packed, and its scales in the weight's dtype; `int8` and `int4` alike on every device.
+
+    (By a reciprocal: torch divides by a number exactly on a CPU, and by its reciprocal on a GPU.)
 
     Raises:
         ValueError: `int4` and the inputs are no multiple of 64, or *kind* is `plain`.
@@ -139,7 +141,7 @@ def pack(weight: torch.Tensor, kind: TextWeights) -> tuple[torch.Tensor, torch.T
         narrow, scale = to_e4m3(weight)
         return narrow, scale.to(weight.dtype)
     if kind is TextWeights.INT8:
-        scale = weight.float().abs().amax(dim=1, keepdim=True).clamp_min(TINY) / INT8_MAX
+        scale = weight.float().abs().amax(dim=1, keepdim=True).clamp_min(TINY) * (1 / INT8_MAX)
         return (weight.float() / scale).round().to(torch.int8), scale.to(weight.dtype)
     if kind is TextWeights.INT4:
         return _pack_int4(weight)
@@ -159,7 +161,7 @@ def _pack_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if weight.shape[1] % INT4_GROUP:
         raise ValueError(f"int4 needs inputs in multiples of {INT4_GROUP}, not {weight.shape[1]}")
     groups = weight.float().reshape(len(weight), -1, INT4_GROUP)
-    scale = groups.abs().amax(dim=-1, keepdim=True).clamp_min(TINY) / INT4_MAX
+    scale = groups.abs().amax(dim=-1, keepdim=True).clamp_min(TINY) * (1 / INT4_MAX)
     levels = (groups / scale).round().add_(INT4_MAX + 1).to(torch.uint8).flatten(1)
     return levels[:, 0::2] | (levels[:, 1::2] << 4), scale[..., 0].to(weight.dtype)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.utils import logging as diffusers_logging
@@ -25,8 +26,10 @@ from transformers.utils import logging as transformers_logging
 from anime_studio.core.errors import CheckpointError, OutOfMemoryError
 from anime_studio.engine.acceleration import PLAIN, Acceleration, TextWeights
 from anime_studio.engine.linears import HostEmbedding, pack_linears
-from anime_studio.engine.shards import read_header
-from anime_studio.engine.streaming import stream_layers
+from anime_studio.engine.prepared_loading import packing_for, read_prepared
+from anime_studio.engine.shards import check_tensors, read_header
+from anime_studio.engine.streaming import stream_layers, waiting_layers
+from anime_studio.prepared import read_layout, require_packing, saying_remedy
 
 _CLASSES = {
     "text_encoder": "UMT5EncoderModel",
@@ -81,27 +84,50 @@ def load_components(folder: Path, device: torch.device, acceleration: Accelerati
         OutOfMemoryError: The device cannot hold it.
     """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    _check_index(folder)
-    empty = {name: _without_weights(folder / name) for name in _CLASSES}
-    _check_agreement(folder, {name: model.config for name, model in empty.items()})
-    for name, model in empty.items():
-        expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-        check_weights(folder / name, _WEIGHTS[name], expected)
-    diffusers_logging.set_verbosity_error()
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
+    layout = read_layout(folder)
+    empty = check_folder(folder, weights=layout is None)
     try:
+        if layout is None:
+            parts = _read_plain(folder, dtype, device, acceleration)
+        else:
+            require_packing(folder, layout, packing_for(device.type, acceleration))
+            decoder_alone(empty["vae"])
+            with saying_remedy(folder), _naming(folder):
+                parts = read_prepared(folder, empty, dtype, device, acceleration)
         return Components(
             tokenizer=_load_tokenizer(folder / "tokenizer"),
-            text_encoder=place_text_encoder(_load(folder / "text_encoder", dtype), device, acceleration),
-            transformer=_load(folder / "transformer", dtype).to(device),
-            vae=decoder_alone(_load(folder / "vae", dtype)).to(device),
+            **parts,
             scheduler_config=_read_json(folder / "scheduler" / "scheduler_config.json"),
             device=device,
             dtype=dtype,
         )
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(f"{device} has no room for the checkpoint {folder}: {error}") from error
+
+
+def check_folder(folder: Path, *, weights: bool) -> dict[str, Any]:
+    """Check the configurations of a checkpoint, and with *weights* its weight files; return its models, empty.
+
+    Raises:
+        CheckpointError: See `load_components`.
+    """
+    _check_index(folder)
+    empty = {name: _without_weights(folder / name) for name in _CLASSES}
+    _check_agreement(folder, {name: model.config for name, model in empty.items()})
+    for name, model in empty.items() if weights else ():
+        expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+        check_weights(folder / name, _WEIGHTS[name], expected)
+    return empty
+
+
+def _read_plain(
+    folder: Path, dtype: torch.dtype, device: torch.device, acceleration: Acceleration
+) -> dict[str, Any]:
+    return {
+        "text_encoder": place_text_encoder(load_part(folder / "text_encoder", dtype), device, acceleration),
+        "transformer": load_part(folder / "transformer", dtype).to(device),
+        "vae": decoder_alone(load_part(folder / "vae", dtype)).to(device),
+    }
 
 
 def check_weights(folder: Path, file_name: str, expected: Shapes) -> None:
@@ -115,28 +141,8 @@ def check_weights(folder: Path, file_name: str, expected: Shapes) -> None:
     Raises:
         CheckpointError: See `load_components`.
     """
-    found: dict[str, tuple[int, ...]] = {}
-    where: dict[str, Path] = {}
-    for path in _weight_files(folder, file_name):
-        for name, entry in read_header(path).items():
-            found[name], where[name] = entry.shape, path
-    missing = {
-        name for name in expected.keys() - found.keys() if not (name in _TIED and found.keys() & _TIED)
-    }
-    if missing:
-        raise CheckpointError(
-            f"{folder / file_name} lacks {len(missing)} weights, the first is {min(missing)}"
-        )
-    if unexpected := found.keys() - expected.keys():
-        name = min(unexpected)
-        raise CheckpointError(
-            f"{where[name]} holds {len(unexpected)} weights of another model, the first is {name}"
-        )
-    for name, shape in found.items():
-        if shape != expected[name]:
-            raise CheckpointError(
-                f"{where[name]}: weight {name} has shape {list(shape)}, the configuration asks for {list(expected[name])}"
-            )
+    files = {path: read_header(path) for path in _weight_files(folder, file_name)}
+    check_tensors(folder / file_name, files, expected, _TIED)
 
 
 def _weight_files(folder: Path, file_name: str) -> list[Path]:
@@ -184,13 +190,22 @@ def _check_agreement(folder: Path, configs: Mapping[str, Any]) -> None:
 
 def _without_weights(folder: Path) -> Any:
     config = dict(_read_json(folder / "config.json"))
-    with _naming(folder / "config.json"), torch.device("meta"):
+    # Buffers are real: those that no file holds, as the denoiser's rotary angles, are made by the constructor alone.
+    with _naming(folder / "config.json"), init_empty_weights(include_buffers=False):
         if folder.name == "text_encoder":
             return UMT5EncoderModel(UMT5Config.from_dict(config))
         return _MODELS[folder.name].from_config(config)
 
 
-def _load(folder: Path, dtype: torch.dtype) -> Any:
+def load_part(folder: Path, dtype: torch.dtype) -> Any:
+    """Return the component in *folder*, a plain checkpoint's, on the CPU with its weights in *dtype*.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     with _naming(folder):
         return (
             _MODELS[folder.name]
@@ -235,9 +250,8 @@ def place_text_encoder(text_encoder: Any, device: torch.device, acceleration: Ac
         text_encoder.shared = text_encoder.encoder.embed_tokens = table
     text_encoder = text_encoder.to(device)
     if acceleration.text_streamed:
-        layers = list(text_encoder.encoder.block)
-        chosen = [layer for index, layer in enumerate(layers) if index % 4 < acceleration.text_streamed]
-        stream_layers(text_encoder.encoder, chosen, device)
+        waiting = waiting_layers(text_encoder.encoder.block, acceleration.text_streamed)
+        stream_layers(text_encoder.encoder, list(waiting.values()), device)
     return text_encoder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -20,7 +21,13 @@ _log = structlog.get_logger()
 
 
 def ready_engine(
-    recipe: Recipe, folder: Path, *, device: str = "auto", accelerate: bool, cache_dir: Path | None = None
+    recipe: Recipe,
+    folder: Path,
+    *,
+    device: str = "auto",
+    accelerate: bool,
+    cache_dir: Path | None = None,
+    models_dir: Path | None = None,
 ) -> Engine:
     """Load the checkpoint in *folder*; on a GPU draw a throw-away clip of each size, so that no caller pays for it.
 
@@ -33,14 +40,16 @@ def ready_engine(
         device: `cpu`, `cuda`, or `auto` for a GPU when there is one.
         accelerate: Whether to take the fast paths that suit device and recipe.
         cache_dir: Where prompt embeddings are kept between runs.
+        models_dir: Where checkpoints are kept, for a prepared form of this one.
 
     Raises:
         CheckpointError, OutOfMemoryError, EngineError: See `load_engine`.
     """
     place = device_named(device)
     levers = levers_for(recipe, place) if accelerate else PLAIN
+    load = partial(load_engine, recipe, folder, device=device, cache_dir=cache_dir, models_dir=models_dir)
     try:
-        return _warm(load_engine(recipe, folder, device=device, cache_dir=cache_dir, acceleration=levers))
+        return _warm(load(acceleration=levers))
     except (CheckpointError, OutOfMemoryError):
         raise
     except Exception as error:  # Triton, cuDNN and inductor share no root of their refusals
@@ -49,7 +58,7 @@ def ready_engine(
         _log.warning(ENGINE_ACCELERATION_REFUSED, detail=f"{type(error).__name__}: {error}")
     gc.collect()  # the refused engine's weights
     torch.cuda.empty_cache()
-    return _warm(load_engine(recipe, folder, device=device, cache_dir=cache_dir, acceleration=PLAIN))
+    return _warm(load(acceleration=PLAIN))
 
 
 def levers_for(recipe: Recipe, device: torch.device) -> Acceleration:

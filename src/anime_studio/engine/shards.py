@@ -88,6 +88,40 @@ def _entry(given: Mapping[str, Any], data: int) -> Entry:
     return Entry(given["dtype"], tuple(given["shape"]), data + begin, data + end)
 
 
+def check_tensors(
+    where: Path,
+    files: Mapping[Path, Mapping[str, Entry]],
+    expected: Mapping[str, tuple[int, ...]],
+    tied: frozenset[str] = frozenset(),
+) -> None:
+    """Hold the tensors of a component's files against those that its configuration asks for.
+
+    Args:
+        where: The component, for people.
+        files: The headers.
+        expected: Name and shape of every tensor.
+        tied: Names of one and the same tensor: any of them will do.
+
+    Raises:
+        CheckpointError: Some are missing, unexpected or misshapen; the first is named.
+    """
+    found = {name: entry.shape for entries in files.values() for name, entry in entries.items()}
+    missing = {name for name in expected.keys() - found.keys() if not (name in tied and found.keys() & tied)}
+    if missing:
+        raise CheckpointError(f"{where} lacks {len(missing)} weights, the first is {min(missing)}")
+    for path, entries in files.items():
+        if unexpected := entries.keys() - expected.keys():
+            raise CheckpointError(
+                f"{path} holds {len(unexpected)} weights of another model, the first is {min(unexpected)}"
+            )
+        for name, entry in entries.items():
+            if entry.shape != expected[name]:
+                raise CheckpointError(
+                    f"{path}: weight {name} has shape {list(entry.shape)}, "
+                    f"the configuration asks for {list(expected[name])}"
+                )
+
+
 def write_shards(
     folder: Path,
     tensors: Mapping[str, torch.Tensor],
@@ -101,7 +135,7 @@ def write_shards(
         folder: Is there.
         tensors: On the CPU; in this order, so that what is used together lies together.
         shard_bytes: At most, unless one tensor is larger.
-        written: Told the bytes of each file once it is on the disk.
+        written: Told the bytes of a file's tensors once it is on the disk.
 
     Returns:
         For each file name: `size_bytes` and `sha256`.
@@ -113,7 +147,7 @@ def write_shards(
     for index, names in enumerate(_grouped(tensors, shard_bytes), start=1):
         path = folder / f"{index:05d}.safetensors"
         files[path.name] = _write(path, {name: tensors[name] for name in names})
-        written(files[path.name]["size_bytes"])
+        written(sum(tensors[name].nbytes for name in names))
     return files
 
 

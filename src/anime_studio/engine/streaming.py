@@ -19,15 +19,26 @@ _SLOTS = 2
 """Places on the device: one layer computes while the next one arrives."""
 
 
-def stream_layers(model: nn.Module, layers: Sequence[nn.Module], device: torch.device) -> None:
+def waiting_layers(layers: Sequence[nn.Module], of_four: int) -> dict[int, nn.Module]:
+    """Return those of *layers* that wait in main memory when so many of every four do, by their index."""
+    return {index: layer for index, layer in enumerate(layers) if index % 4 < of_four}
+
+
+def stream_layers(
+    model: nn.Module,
+    layers: Sequence[nn.Module],
+    device: torch.device,
+    homes: Sequence[torch.Tensor] | None = None,
+) -> None:
     """Keep the weights of *layers* in main memory and bring each to *device* as *model* comes to it.
 
     Args:
         model: Runs the layers in the order given, each once; for one thread at a time.
         layers: They may lie anywhere among others that stay on the device.
         device: A CUDA device; a CPU for tests, where nothing is ahead of anything.
+        homes: The layers' bytes in main memory where they lie there already, as `home_for` lays them out.
     """
-    stream = _LayerStream(layers, device)
+    stream = _LayerStream(layers, device, homes)
     model.register_forward_pre_hook(stream.begin)
     for index, layer in enumerate(layers):
         layer.register_forward_pre_hook(stream.wait_for(index))
@@ -35,9 +46,11 @@ def stream_layers(model: nn.Module, layers: Sequence[nn.Module], device: torch.d
 
 
 class _LayerStream:
-    def __init__(self, layers: Sequence[nn.Module], device: torch.device) -> None:
+    def __init__(
+        self, layers: Sequence[nn.Module], device: torch.device, homes: Sequence[torch.Tensor] | None
+    ) -> None:
         on_gpu = device.type == "cuda"
-        self._host = [_gather(layer, pinned=on_gpu) for layer in layers]
+        self._host = list(homes or (_gather(layer, pinned=on_gpu) for layer in layers))
         size_bytes = max(len(flat) for flat in self._host)
         self._slots = [torch.empty(size_bytes, dtype=torch.uint8, device=device) for _ in range(_SLOTS)]
         for index, layer in enumerate(layers):
@@ -79,24 +92,38 @@ class _LayerStream:
             self._copied[index].record()
 
 
-def _places(layer: nn.Module) -> Iterator[tuple[torch.Tensor, int, int]]:
-    """Yield each weight and buffer with where its bytes begin and how many they are."""
+def home_for(layer: nn.Module, *, pinned: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return room for a layer's bytes in main memory, and each weight and buffer as a part of it, by name.
+
+    What they hold is undefined: whoever reads the layer's weights reads them into these.
+    """
+    places = list(_places(layer))
+    _, _, begin, count = places[-1]
+    flat = torch.empty(begin + count, dtype=torch.uint8, pin_memory=pinned)
+    parts = {name: _part(flat, tensor, begin, count) for name, tensor, begin, count in places}
+    return flat, parts
+
+
+def _places(layer: nn.Module) -> Iterator[tuple[str, torch.Tensor, int, int]]:
+    """Yield each weight and buffer, its name first, with where its bytes begin and how many they are."""
     begin = 0
-    for tensor in (*layer.parameters(), *layer.buffers()):
+    for name, tensor in (*layer.named_parameters(), *layer.named_buffers()):
         count = tensor.numel() * tensor.element_size()
-        yield tensor, begin, count
+        yield name, tensor, begin, count
         begin += -(-count // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
 
 
+def _part(flat: torch.Tensor, like: torch.Tensor, begin: int, count: int) -> torch.Tensor:
+    return flat[begin : begin + count].view(like.dtype).view(like.shape)
+
+
 def _gather(layer: nn.Module, *, pinned: bool) -> torch.Tensor:
-    places = list(_places(layer))
-    _, begin, count = places[-1]
-    flat = torch.empty(begin + count, dtype=torch.uint8, pin_memory=pinned)
-    for tensor, begin, count in places:
-        flat[begin : begin + count].copy_(tensor.detach().contiguous().flatten().view(torch.uint8))
+    flat, parts = home_for(layer, pinned=pinned)
+    for name, tensor, _, _ in _places(layer):
+        parts[name].copy_(tensor.detach())
     return flat
 
 
 def _view_into(layer: nn.Module, slot: torch.Tensor) -> None:
-    for tensor, begin, count in list(_places(layer)):
-        tensor.data = slot[begin : begin + count].view(tensor.dtype).view(tensor.shape)
+    for _, tensor, begin, count in list(_places(layer)):
+        tensor.data = _part(slot, tensor, begin, count)

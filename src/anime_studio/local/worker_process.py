@@ -133,6 +133,7 @@ def _load_engine(recipe: Recipe, folder: Path, settings: Settings) -> Renderer:
         device=settings.device,
         accelerate=settings.accelerate,
         cache_dir=settings.data_dir / "cache",
+        models_dir=settings.models_dir,
     )
 
 
