@@ -85,6 +85,10 @@ def _remember_and_norm(  # type: ignore[no-untyped-def]
     there = (pixel < pixels)[:, None] & (channel < CHANNELS)[None, :]
     offset = pixel.to(tl.int64)[:, None] * CHANNELS + channel[None, :]
     frame = pixels.to(tl.int64) * CHANNELS
+    if HAS_GAIN:
+        gains = tl.load(gain + channel, mask=channel < CHANNELS, other=0.0)
+    if HAS_BIAS:
+        biases = tl.load(bias + channel, mask=channel < CHANNELS, other=0.0).to(tl.float32)
     older = tl.load(past + offset, mask=there, other=0.0)
     newer = tl.load(past + frame + offset, mask=there, other=0.0)
     tl.store(seen + offset, older, mask=there)
@@ -94,13 +98,12 @@ def _remember_and_norm(  # type: ignore[no-untyped-def]
         if HAS_BIAS or HAS_GAIN:
             wide = value.to(tl.float32)
             if HAS_BIAS:
-                wide += tl.load(bias + channel, mask=channel < CHANNELS, other=0.0).to(tl.float32)[None, :]
+                wide += biases[None, :]
             if HAS_GAIN:
                 wide = tl.where(there, wide, 0.0)
                 length = tl.sqrt(tl.sum(wide * wide, axis=1))
-                wide = wide / tl.maximum(length, EPSILON)[:, None]
-                wide = wide * tl.load(gain + channel, mask=channel < CHANNELS, other=0.0)[None, :]
-                wide = wide / (1.0 + tl.exp(-wide))
+                wide *= (1.0 / tl.maximum(length, EPSILON))[:, None] * gains[None, :]
+                wide *= 1.0 / (1.0 + tl.exp(-wide))
             value = wide.to(value.dtype)
         tl.store(seen + (index + 2) * frame + offset, value, mask=there)
         older = newer
