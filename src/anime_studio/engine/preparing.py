@@ -90,7 +90,7 @@ def prepare(
         free = shutil.disk_usage(target.parent).free
         raise DiskFullError(
             f"{target} could not be written: {error.strerror}, {free / 1e9:.1f} GB are free now that the attempt is "
-            f"removed; make room and run again: {PREPARE_COMMAND}"
+            f"removed; make room and run again: {PREPARE_COMMAND} --recipe {target.parent.name}"
         ) from error
     return target
 
@@ -137,7 +137,10 @@ def _write(folder: Path, forms: Forms, packing: Packing, progress: Progress, sha
 def _packed(folder: Path, packing: Packing) -> Any:
     model = load_part(folder, getattr(torch, packing.dtype))
     if folder.name == "text_encoder":
-        pack_text(model, TextWeights(packing.text_weights), torch.device("cpu"))
+        try:
+            pack_text(model, TextWeights(packing.text_weights), torch.device("cpu"))
+        except ValueError as error:
+            raise CheckpointError(f"{folder} cannot be packed as {packing.text_weights}: {error}") from error
     if folder.name == "vae":
         decoder_alone(model)
     return model

@@ -1,5 +1,7 @@
 """A fast path that a device refuses costs speed, never the engine; what is wrong with the files is still said."""
 
+import shutil
+
 import pytest
 import torch
 from structlog.testing import capture_logs
@@ -26,13 +28,14 @@ def test_a_refused_fast_path_leaves_the_plain_one_and_a_line_in_the_log(monkeypa
     assert "multiples of 64" in lines[0]["detail"]
 
 
-def test_a_broken_file_is_no_reason_to_try_again(monkeypatch, tiny_checkpoint):
+def test_a_broken_file_is_no_reason_to_try_again(monkeypatch, tiny_checkpoint, tmp_path):
     monkeypatch.setattr(ready, "levers_for", lambda *_: REFUSED)
-    weights = tiny_checkpoint / "vae" / "diffusion_pytorch_model.safetensors"
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "broken")
+    weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
 
     with capture_logs() as lines, pytest.raises(CheckpointError, match="vae"):
-        ready.ready_engine(TINY_RANDOM, tiny_checkpoint, device="cpu", accelerate=True)
+        ready.ready_engine(TINY_RANDOM, folder, device="cpu", accelerate=True)
 
     assert lines == []
 
