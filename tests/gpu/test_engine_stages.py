@@ -11,7 +11,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from anime_studio.core.recipes import FASTWAN_3STEP, WAN_50STEP
 from anime_studio.engine.acceleration import PLAIN, Acceleration, Attention, TextWeights
-from anime_studio.engine.attention import attend, eight_bit_kernel, preferring
+from anime_studio.engine.attention import attend, eight_bit_kernel
 from anime_studio.engine.decoding import StreamingDecoder
 from anime_studio.engine.denoiser import denoiser_for
 from anime_studio.engine.linears import E4M3, gelu_to_e4m3, to_e4m3
@@ -75,12 +75,12 @@ def test_8_bit_attention_is_for_the_recipe_that_was_trained_with_it():
         pytest.skip("needs the `cuda` extra")
 
     assert levers_for(FASTWAN_3STEP, CUDA).attention is kernel
-    assert levers_for(WAN_50STEP, CUDA).attention in (Attention.CUDNN, Attention.SDPA)
+    assert levers_for(WAN_50STEP, CUDA).attention is Attention.SDPA
 
 
 @pytest.mark.parametrize(
     ("kernel", "bound"),
-    [(Attention.SDPA, 0.01), (Attention.CUDNN, 0.01), (Attention.FP8, 0.13), (Attention.INT8, 0.05)],
+    [(Attention.SDPA, 0.01), (Attention.FP8, 0.13), (Attention.INT8, 0.05)],
 )
 def test_each_attention_kernel_attends(kernel, bound):
     if kernel is Attention.FP8 and torch.cuda.get_device_capability() < (9, 0):
@@ -91,7 +91,7 @@ def test_each_attention_kernel_attends(kernel, bound):
     parts = [torch.randn(1, TOKENS, 12, 128, device=CUDA, dtype=torch.bfloat16) for _ in range(3)]
     parts[0] *= 3  # weights that prefer some tokens, as trained ones do
 
-    with torch.inference_mode(), preferring(kernel):
+    with torch.inference_mode():
         ours = attend(*parts, kernel)
 
     assert relative(ours, attend(*(part.float() for part in parts))) < bound

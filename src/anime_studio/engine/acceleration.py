@@ -17,9 +17,7 @@ class Attention(StrEnum):
     """Kernel of the denoiser's self-attention."""
 
     SDPA = "sdpa"
-    """Whatever `scaled_dot_product_attention` picks."""
-    CUDNN = "cudnn"
-    """The same, with cuDNN's kernel preferred: 590 against flash's 356 TFLOP/s on an H200."""
+    """Whatever `scaled_dot_product_attention` picks; on Hopper it picks cuDNN's kernel by itself."""
     FP8 = "fp8"
     """cuDNN's 8-bit kernel through `nvidia-cudnn-frontend`; Hopper and later."""
     INT8 = "int8"
@@ -72,8 +70,7 @@ PLAIN = Acceleration()
 def acceleration_for(device: torch.device) -> Acceleration:
     """Return the levers for *device*, by its compute capability.
 
-    sm_89 (L4, L40S) multiplies e4m3; cuDNN's 8-bit attention and its lead over flash begin with sm_90 (H100,
-    H200) and go on with sm_100 (B200).
+    sm_89 (L4, L40S) and later multiply e4m3. 8-bit attention is the recipe's to allow (`engine.ready`).
     """
     if device.type != "cuda":
         return PLAIN
@@ -87,7 +84,6 @@ def levers(capability: tuple[int, int]) -> Acceleration:
         return PLAIN
     return Acceleration(
         fused_denoiser=True,
-        attention=Attention.CUDNN if capability >= (9, 0) else Attention.SDPA,
         fp8_linears=capability >= (8, 9),
         compile_blocks=True,
         fused_norms=True,

@@ -13,26 +13,17 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from anime_studio.engine.acceleration import Attention
 from anime_studio.engine.linears import E4M3, E4M3_MAX
 
 _SOFTMAX_SCALE = 256.0
 """Softmax weights are at most 1; times this they use e4m3's range, whose end is 448."""
-_CUDNN_FIRST = [
-    SDPBackend.CUDNN_ATTENTION,
-    SDPBackend.FLASH_ATTENTION,
-    SDPBackend.EFFICIENT_ATTENTION,
-    SDPBackend.MATH,
-]
 
 
 def eight_bit_kernel(device: torch.device) -> Attention | None:
@@ -54,16 +45,6 @@ def _works(kernel: Attention, device: torch.device) -> bool:
     return True
 
 
-@contextmanager
-def preferring(kernel: Attention) -> Iterator[None]:
-    """Within the block `scaled_dot_product_attention` prefers cuDNN where *kernel* is cuDNN's."""
-    if kernel in (Attention.SDPA, Attention.INT8):
-        yield
-        return
-    with sdpa_kernel(_CUDNN_FIRST, set_priority=True):
-        yield
-
-
 def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, kernel: Attention = Attention.SDPA
 ) -> torch.Tensor:
@@ -73,7 +54,7 @@ def attend(
         query: What asks.
         key: What is asked; it may have more or fewer tokens.
         value: What is answered, one for each key.
-        kernel: `fp8` or `int8` for an 8-bit kernel; the others differ in what `preferring` prefers.
+        kernel: `fp8` or `int8` for an 8-bit kernel.
     """
     if kernel is Attention.FP8:
         return _attend_fp8(query, _centred(key), value)

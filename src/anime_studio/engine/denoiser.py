@@ -18,7 +18,7 @@ from torch import nn
 
 from anime_studio.core.errors import CheckpointError
 from anime_studio.engine.acceleration import Acceleration, Attention
-from anime_studio.engine.attention import attend, preferring
+from anime_studio.engine.attention import attend
 from anime_studio.engine.linears import Fp8Linear
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
@@ -78,7 +78,6 @@ class FusedDenoiser:
             raise CheckpointError("transformer/config.json: an image-to-video denoiser is not supported")
         self._transformer = transformer
         self._dtype: torch.dtype = transformer.patch_embedding.weight.dtype
-        self._kernel = acceleration.attention
         for index, block in enumerate(transformer.blocks):
             transformer.blocks[index] = FusedBlock(block, acceleration)
             if acceleration.compile_blocks:
@@ -103,9 +102,8 @@ class FusedDenoiser:
         rotary = self._rotary_for(latents)
         hidden = model.patch_embedding(latents.to(self._dtype)).flatten(2).transpose(1, 2).contiguous()
         time, modulation = self._time(timestep.expand(latents.shape[0]))
-        with preferring(self._kernel):
-            for block, (key, value) in zip(model.blocks, text, strict=True):
-                hidden = block(hidden, key, value, modulation, *rotary)
+        for block, (key, value) in zip(model.blocks, text, strict=True):
+            hidden = block(hidden, key, value, modulation, *rotary)
         shift, scale = (model.scale_shift_table + time.unsqueeze(1)).chunk(2, dim=1)
         normed = model.norm_out(hidden.float()) * (1 + scale) + shift
         patches = model.proj_out(normed.type_as(hidden))
@@ -172,7 +170,7 @@ class FusedBlock(nn.Module):
         query, key, value = self.to_qkv(x).chunk(3, dim=-1)
         query = _rotate(self._split(self.norm_q(query)), cosines, sines)
         key = _rotate(self._split(self.norm_k(key)), cosines, sines)
-        # cuDNN is given whole tensors only: a strided value has drawn wrong results (diffusers, attention_dispatch.py).
+        # cuDNN, which SDPA picks on Hopper, is given whole tensors only: a strided value has drawn wrong results (diffusers, attention_dispatch.py).
         own = attend(query, key, self._split(value).contiguous(), self._kernel).flatten(2)
         hidden = (hidden.float() + self.to_out(own) * gate).type_as(hidden)
 
