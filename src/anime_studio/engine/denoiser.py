@@ -170,7 +170,8 @@ class FusedBlock(nn.Module):
         query, key, value = self.to_qkv(x).chunk(3, dim=-1)
         query = _rotate(self._split(self.norm_q(query)), cosines, sines)
         key = _rotate(self._split(self.norm_k(key)), cosines, sines)
-        # cuDNN, which SDPA picks on Hopper, is given whole tensors only: a strided value has drawn wrong results (diffusers, attention_dispatch.py).
+        # SDPA picks cuDNN on Hopper: it is given whole tensors only, since a strided value has drawn wrong results
+        # (diffusers, attention_dispatch.py).
         own = attend(query, key, self._split(value).contiguous(), self._kernel).flatten(2)
         hidden = (hidden.float() + self.to_out(own) * gate).type_as(hidden)
 
