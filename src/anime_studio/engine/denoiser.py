@@ -81,7 +81,7 @@ class FusedDenoiser:
         for index, block in enumerate(transformer.blocks):
             transformer.blocks[index] = FusedBlock(block, acceleration)
             if acceleration.compile_blocks:
-                transformer.blocks[index].compile(fullgraph=True, dynamic=False)
+                transformer.blocks[index].compile(fullgraph=True)
         self._rotary: dict[tuple[int, ...], Rotary] = {}
 
     @torch.inference_mode()

@@ -134,22 +134,26 @@ class Engine:
             yield levels.fetch()
 
     def warm_up(self) -> None:
-        """Draw a throw-away pass at each size, so that no clip pays for first use.
+        """Draw throw-away passes at each size, so that no clip pays for first use.
 
-        On a GPU at the recipe's full length, since kernels are chosen by shape; on a CPU the shortest clip.
+        On a GPU kernels are made for shapes. The full length comes first and gets its own; a second length makes
+        `torch.compile` write kernels for all lengths; a third, one latent frame longer, leaves the decoder the
+        single frame at the end that every other length has. On a CPU the shortest clip will do.
         """
-        num_frames = (
-            self.recipe.max_frames if self.components.device.type == "cuda" else self.recipe.min_frames
-        )
-        embeddings = self.text.encode("warm up")
-        velocity = guided(self.denoiser, embeddings, None, None)
+        shortest, longest = self.recipe.min_frames, self.recipe.max_frames
+        lengths = [shortest]
+        if self.components.device.type == "cuda":
+            one_more = min(shortest + self.components.vae.config.scale_factor_temporal, longest)
+            lengths = list(dict.fromkeys((longest, shortest, one_more)))
+        velocity = guided(self.denoiser, self.text.encode("warm up"), None, None)
         for width, height in self.recipe.native_sizes.values():
-            noise, _ = seeded_noise(latent_shape(self.components, num_frames, height, width), 0)
-            latents = noise.to(self.components.device)
-            with torch.inference_mode(), _engine_errors():
-                velocity(latents, torch.tensor(500, device=latents.device))
-                for _ in self.decoder.decode(latents):
-                    pass
+            for num_frames in lengths:
+                noise, _ = seeded_noise(latent_shape(self.components, num_frames, height, width), 0)
+                latents = noise.to(self.components.device)
+                with torch.inference_mode(), _engine_errors():
+                    velocity(latents, torch.tensor(500, device=latents.device))
+                    for _ in self.decoder.decode(latents):
+                        pass
 
     def _write(
         self, spec: ClipSpec, latents: torch.Tensor, video: Path, poster: Path, report: Report

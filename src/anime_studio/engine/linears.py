@@ -53,7 +53,7 @@ def _gelu_kernel(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @_gelu_kernel.register_fake
 def _(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return rows.new_empty(rows.shape, dtype=E4M3), rows.new_empty((len(rows), 1), dtype=torch.float32)
+    return rows.new_empty(rows.shape, dtype=E4M3), rows.new_empty((rows.shape[0], 1), dtype=torch.float32)
 
 
 class Fp8Linear(nn.Module):

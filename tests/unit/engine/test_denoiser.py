@@ -6,6 +6,7 @@ import dataclasses
 import pytest
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from anime_studio.core.errors import CheckpointError
 from anime_studio.engine.acceleration import PLAIN, Acceleration, Attention, TextWeights, levers
@@ -57,8 +58,28 @@ def test_compiled_blocks_have_no_graph_break_and_equal_diffusers(transformer, mo
     monkeypatch.setattr(torch.nn.Module, "compile", trace_only)
     ours = predict(transformer, dataclasses.replace(FUSED, compile_blocks=True))
 
-    assert compiled == [{"fullgraph": True, "dynamic": False}] * 3
+    assert compiled == [{"fullgraph": True}] * 3
     torch.testing.assert_close(ours, predict(transformer, PLAIN), rtol=0, atol=2e-5)
+
+
+@torch.inference_mode()
+def test_two_lengths_of_a_clip_compile_the_blocks_for_every_other(transformer, monkeypatch):
+    counter = CompileCounterWithBackend("aot_eager")
+    original = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda module, **how: original(module, backend=counter, **how)
+    )
+    torch._dynamo.reset()
+    denoiser = denoiser_for(
+        copy.deepcopy(transformer), dataclasses.replace(FUSED, compile_blocks=True, fp8_linears=True)
+    )
+    text = denoiser.condition(torch.randn(1, 7, 24))
+    compiled = []
+    for latent_frames in (9, 3, 4, 7, 9):
+        denoiser(torch.randn(1, 16, latent_frames, 6, 8), torch.tensor(500), text)
+        compiled.append(counter.frame_count)
+
+    assert compiled[0] < compiled[1] == compiled[-1]
 
 
 def test_e4m3_linears_stay_near_bfloat16(transformer):
