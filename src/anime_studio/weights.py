@@ -15,7 +15,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,8 +113,8 @@ def write_manifest(folder: Path) -> None:
         path for path in folder.rglob("*") if path.is_file() and path.name not in (MANIFEST, COMPLETE)
     )
     manifest = {
-        str(path.relative_to(folder)): {"size_bytes": path.stat().st_size, "sha256": sha256_of(path)}
-        for path in files
+        str(path.relative_to(folder)): {"size_bytes": path.stat().st_size, "sha256": sha256}
+        for path, sha256 in zip(files, _hashes_of(files), strict=True)
     }
     (folder / MANIFEST).write_text(json.dumps({"files": manifest}, indent=2) + "\n", encoding="utf-8")
 
@@ -163,9 +164,11 @@ def check_files(folder: Path, manifest: Mapping[str, Mapping[str, Any]], *, hash
             raise CheckpointError(
                 f"{path} has {size} bytes, the manifest says {entry['size_bytes']}; fetch the weights again"
             )
-        if hashes and sha256_of(path) != entry["sha256"]:
+    found = _hashes_of([folder / name for name in manifest]) if hashes else ()
+    for (name, entry), sha256 in zip(manifest.items(), found, strict=False):
+        if sha256 != entry["sha256"]:
             raise CheckpointError(
-                f"{path} was altered: its SHA-256 is not the manifest's; fetch the weights again"
+                f"{folder / name} was altered: its SHA-256 is not the manifest's; fetch the weights again"
             )
 
 
@@ -173,6 +176,11 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hashes_of(paths: Sequence[Path]) -> Iterator[str]:
+    with ThreadPoolExecutor() as threads:  # hashing lets other threads run
+        yield from threads.map(sha256_of, paths)
 
 
 def _find(recipe: Recipe, models_dir: Path, fetch_with: str) -> Checkpoint:

@@ -20,16 +20,25 @@ from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 from anime_studio.weights import COMPLETE, write_manifest
 
 TEXT_DIM = 32
+SHARD = "2GB"
+"""Several files for a large model, so that several threads hash them."""
 
 
 def write_tiny_random(folder: Path, *, seed: int = 0) -> Path:
     """Write the checkpoint into *folder*, made if need be, and return it. The same seed gives the same bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        _text_encoder().save_pretrained(folder / "text_encoder")
-        _transformer().save_pretrained(folder / "transformer")
-        _vae().save_pretrained(folder / "vae")
+        return write_checkpoint(folder, _text_encoder(), _transformer(), _vae())
+
+
+def write_checkpoint(
+    folder: Path, text_encoder: UMT5EncoderModel, transformer: WanTransformer3DModel, vae: AutoencoderKLWan
+) -> Path:
+    """Write these models, and a tokenizer of bytes, as a complete checkpoint in *folder*, and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text_encoder.save_pretrained(folder / "text_encoder", max_shard_size=SHARD)
+    transformer.save_pretrained(folder / "transformer", max_shard_size=SHARD)
+    vae.save_pretrained(folder / "vae")
     byte_tokenizer().save_pretrained(folder / "tokenizer")
     scheduler = UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
