@@ -6,6 +6,7 @@ renderer say what a perfect student would score. Flicker is the second differenc
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from anime_studio.core.clip import plan
+from anime_studio.core.recipes import DEMO
+from anime_studio.engine.engine import load_engine
+from common.schemas import GenerateRequest
 from training.autoencoder import decode_clip, latent_statistics, load_vae
 from training.checkpoint import load_drawer
 from training.clips import draw, to_pictures
 from training.config import GUIDANCE, STUDENT_STEPS, TEACHER_STEPS, Scale
 from training.judge import FRAME_STRIDE, Judges, tally
-from training.lessons import validate
 from training.machine import Machine
 from training.report import save_json, save_sheet
 from training.sampling import guided, sample
@@ -40,44 +44,71 @@ Prompts = Sequence[tuple[Scene, Caption]]
 
 @dataclass(frozen=True)
 class Way:
-    """A denoiser and how it is sampled."""
+    """A denoiser and how it is sampled: one in the state folder, or the shipped one when *folder* is None."""
 
     name: str
-    folder: str
+    folder: str | None
     steps: int
-    guidance: float
+    guidance: float = 1.0
 
 
 WAYS = (
-    Way("student", "student", STUDENT_STEPS, 1.0),
+    Way("student", "student", STUDENT_STEPS),
     Way("teacher", "teacher", TEACHER_STEPS, GUIDANCE),
-    Way("teacher_without_guidance", "teacher", STUDENT_STEPS, 1.0),
+    Way("teacher_without_guidance", "teacher", STUDENT_STEPS),
 )
+SHIPPED_WAYS = (Way("student", None, STUDENT_STEPS), Way("student_4_steps", None, 4))
 
 
-def evaluate(machine: Machine, scale: Scale, state: Path, results: Path) -> dict[str, Any]:
-    """Judge the student, and its teacher beside it; write `evaluation.json` and contact sheets into *results*."""
+def evaluate(
+    machine: Machine, scale: Scale, state: Path, results: Path, *, shipped: Path | None = None
+) -> dict[str, Any]:
+    """Judge the student, and others beside it; write `evaluation.json` and contact sheets into *results*.
+
+    Args:
+        machine: The run.
+        scale: Sizes.
+        state: Folder of the run; its judges and VAE are used.
+        results: Where the table and the sheets go.
+        shipped: Judge this checkpoint, drawn by the engine that serves it, instead of what is in *state*.
+    """
     prompts = write_held_out_prompts(scale.prompts, SEED)
+    texts = [caption.text for _, caption in prompts]
     judges = Judges.load(state / "judge", machine.device)
     vae = load_vae(state / "vae").to(machine.device).eval()
     truth = _rendered(machine, scale, prompts)
     rows = {"rendered": _judge(truth, truth, prompts, judges)}
-    for way in WAYS:
-        if not (state / way.folder).exists():
+    for way in SHIPPED_WAYS if shipped else WAYS:
+        if shipped:
+            clips = draw_shipped(scale, shipped, way, texts)
+        elif way.folder and (state / way.folder).exists():
+            clips = draw_prompts(machine, scale, vae, state / way.folder, way, texts)
+        else:
             continue
-        clips = draw_prompts(
-            machine, scale, vae, state / way.folder, way, [caption.text for _, caption in prompts]
-        )
         rows[way.name] = _judge(clips, truth, prompts, judges)
         machine.say(f"{way.name}: {rows[way.name]}")
         _save_sheets(results, way, clips, prompts)
-    served = rows.get("student", rows["teacher"])
+    served = rows.get("student") or rows["teacher"]
     evaluation: dict[str, Any] = {"prompts": len(prompts), "steps": STUDENT_STEPS, "guidance": None, **served}
     evaluation["vae_psnr_db"] = round(measure_vae(machine, scale, vae, state), 2)
-    evaluation["judge_on_rendered_held_out"] = validate(machine, scale, judges)
+    evaluation["judge_on_rendered_held_out"] = json.loads((state / "judge" / "accuracy.json").read_text())
     evaluation["others"] = {name: row for name, row in rows.items() if name != "student"}
     save_json(results / "evaluation.json", evaluation)
     return evaluation
+
+
+def draw_shipped(scale: Scale, checkpoint: Path, way: Way, prompts: Sequence[str]) -> torch.Tensor:
+    """Return what the engine draws on this machine's CPU for each prompt, from the noise `draw_prompts` would use."""
+    engine = load_engine(DEMO, checkpoint, device="cpu")
+    sizes = {"num_frames": scale.frames, "native_width": scale.width, "native_height": scale.height}
+    clips = []
+    for seed, prompt in enumerate(prompts):
+        spec = plan(GenerateRequest(prompt=prompt), DEMO, model_revision=DEMO.revision, seed=seed).model_copy(
+            update=sizes | {"num_inference_steps": way.steps}
+        )
+        frames = engine.frames(engine.denoise(spec, *engine.embed(spec), lambda *_: None))
+        clips.append(torch.from_numpy(np.concatenate(list(frames))).permute(3, 0, 1, 2))
+    return torch.stack(clips)
 
 
 @torch.no_grad()
@@ -110,10 +141,10 @@ def draw_prompts(
 
 
 def _rendered(machine: Machine, scale: Scale, prompts: Prompts) -> torch.Tensor:
-    rng = random.Random(SEED)
+    rng, generator = random.Random(SEED), torch.Generator(machine.device).manual_seed(SEED)
     parameters = torch.from_numpy(np.stack([parameters_of(scene, rng) for scene, _ in prompts]))
     parts = [
-        draw(part.to(machine.device), scale.frames, scale.height, scale.width)[0].cpu()
+        draw(part.to(machine.device), scale.frames, scale.height, scale.width, generator)[0].cpu()
         for part in torch.split(parameters, BATCH)
     ]
     return torch.cat(parts)

@@ -33,6 +33,9 @@ def main(arguments: list[str] | None = None) -> None:
         "--decoder-only", action="store_true", help="leave the VAE's encoder, and so the latents, as they are"
     )
     parser.add_argument(
+        "--shipped", action="store_true", help="evaluate the checkpoint, drawn by the engine, on this CPU"
+    )
+    parser.add_argument(
         "--results", type=Path, default=Path("training/results"), help="table and contact sheets"
     )
     parser.add_argument(
@@ -82,7 +85,8 @@ def run_stage(stage: str, machine: Machine, options: argparse.Namespace) -> None
     elif stage == "evaluate" and machine.is_first:
         from training.evaluate import evaluate
 
-        evaluate(machine.alone(), scale, state, options.results)
+        shipped = options.checkpoint if options.shipped else None
+        evaluate(machine.alone(), scale, state, options.results, shipped=shipped)
     elif stage == "export" and machine.is_first:
         from training.export import export
 

@@ -86,7 +86,9 @@ def test_seed_zero_is_a_seed():
         (WAN_50STEP, {"num_inference_steps": 9}, "10 to 100"),
         (WAN_50STEP, {"duration": 5.1}, "at most 5.0625 s"),
         (DEMO, {"duration": 0.5}, "more than 4.8125 s"),
-        (DEMO, {"negative_prompt": "text", "guidance_scale": 1}, "leave it out"),
+        (DEMO, {"guidance_scale": 3}, "without guidance"),
+        (DEMO, {"num_inference_steps": 9}, "4 to 8"),
+        (WAN_50STEP, {"negative_prompt": "text", "guidance_scale": 1}, "leave it out"),
     ],
 )
 def test_what_a_recipe_cannot_do_is_refused_with_what_it_can(recipe, request_, told):

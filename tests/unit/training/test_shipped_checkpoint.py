@@ -6,27 +6,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from anime_studio.core.clip import plan
 from anime_studio.core.recipes import DEMO
 from anime_studio.engine.engine import load_engine
+from anime_studio.engine.sampling import sampler_for
 from anime_studio.weights import PACKAGED, verify
-from common.schemas import ClipSpec, Resolution
-
-STEPS = 3
-"""Fewer than the recipe's: enough for colours and places."""
+from common.schemas import GenerateRequest
+from training.config import STUDENT_STEPS
+from training.sampling import sample
 
 
 @pytest.fixture(scope="module")
-def draw():
-    engine = load_engine(DEMO, PACKAGED / DEMO.name, device="cpu")
+def engine():
+    return load_engine(DEMO, PACKAGED / DEMO.name, device="cpu")
 
+
+@pytest.fixture(scope="module")
+def draw(engine):
     def frames(prompt: str, seed: int = 1) -> np.ndarray:
-        width, height = DEMO.native_sizes[Resolution.P480]
-        spec = ClipSpec.model_construct(
-            prompt_used=prompt, negative_prompt=DEMO.negative_prompt, seed=seed, num_frames=DEMO.max_frames,
-            native_width=width, native_height=height, num_inference_steps=STEPS,
-            guidance_scale=DEMO.guidance_scale,
-        )  # fmt: skip
+        spec = plan(GenerateRequest(prompt=prompt), DEMO, model_revision=DEMO.revision, seed=seed)
         latents = engine.denoise(spec, *engine.embed(spec), lambda *_: None)
         return np.concatenate(list(engine.frames(latents))).astype(int)
 
@@ -40,9 +40,38 @@ def test_its_files_are_whole_and_small():
     assert max(sizes) < 15 * 2**20
 
 
+def test_it_is_served_with_the_steps_it_was_distilled_for(engine):
+    noise = torch.randn(1, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+
+    def velocity(latents, timestep):
+        return torch.sin(3 * latents) + timestep.view(-1, 1, 1, 1, 1) / 1000
+
+    steps = sampler_for(DEMO, DEMO.num_inference_steps, engine.components.scheduler_config)
+    *_, served = steps(
+        noise, lambda latents, timestep: velocity(latents, timestep.float()), torch.Generator()
+    )
+    assert DEMO.num_inference_steps == STUDENT_STEPS
+    assert torch.allclose(served, sample(velocity, noise, STUDENT_STEPS), atol=1e-5)
+
+
+def test_scene_hair_and_falling_petals_are_those_asked_for(draw):
+    clip = draw("a girl with pink twintails waving on a beach at sunset, cherry petals falling")
+    assert clip.shape == (DEMO.max_frames, 112, 192, 3)
+    red, green, blue = clip[..., 0], clip[..., 1], clip[..., 2]
+    sand = clip[:, 98:, :40].mean((0, 1, 2))
+    assert sand[0] > sand[2] + 60
+    pink = (red > 200) & (green < 150) & (blue > 110) & (blue < red)
+    assert pink[:, :90, 60:160].sum(axis=(1, 2)).mean() > 300  # a head of hair
+    sky = clip[:, :40, :50]
+    assert (np.abs(np.diff(sky, axis=0)).max(axis=-1) > 25).mean() > 0.004  # something small moves there
+    still = draw("a girl with pink twintails waving on a beach at sunset, clear sky")[:, :40, :50]
+    assert (np.abs(np.diff(sky, axis=0)).max(axis=-1) > 25).mean() > 2 * (
+        np.abs(np.diff(still, axis=0)).max(axis=-1) > 25
+    ).mean()
+
+
 def test_sky_is_above_the_sea_and_sand_below_it(draw):
     clip = draw("an empty beach by the ocean on a sunny day, no people, clear sky")
-    assert clip.shape == (DEMO.max_frames, 112, 192, 3)
     red, _, blue = clip[:, 60:75].mean((0, 1, 2))
     assert blue > red + 30  # the sea
     red, _, blue = clip[:, 95:].mean((0, 1, 2))

@@ -77,6 +77,16 @@ def test_diffusers_own_pipeline_draws_with_it(run):
     assert frames.shape == (1, TINY.frames, TINY.height, TINY.width, 3)
 
 
+def test_what_ships_is_judged_as_the_engine_draws_it(run, tmp_path):
+    judged_by = ["--state", str(run / "state"), "--checkpoint", str(run / "checkpoint")]
+    main(["evaluate", "--shipped", "--tiny", *judged_by, "--results", str(tmp_path)])
+    table = json.loads((tmp_path / "evaluation.json").read_text())
+    drawn_in_training = json.loads((run / "results" / "evaluation.json").read_text())
+    assert set(table["others"]) == {"rendered", "student_4_steps"}
+    assert table["motion_ratio"] == pytest.approx(drawn_in_training["motion_ratio"], rel=0.02)
+    assert table["flicker_ratio"] == pytest.approx(drawn_in_training["flicker_ratio"], rel=0.02)
+
+
 def test_a_truncated_weight_file_is_refused_by_name(run, tmp_path):
     copy = shutil.copytree(run / "checkpoint", tmp_path / "copy")
     weights = copy / "vae" / "diffusion_pytorch_model.safetensors"
