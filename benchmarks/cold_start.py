@@ -1,13 +1,15 @@
-"""How fast a suspended engine is ready again: the driver's process checkpoint, and loading from files beside it.
+"""How fast an engine is ready: a process suspended and resumed by the driver, and every other way beside it.
 
-A child process loads the engine at full shape with random weights and warms it up. The driver suspends it (its
-GPU memory goes to main memory) and resumes it; then the child proves itself and takes a denoise step. The table
-adds what a snapshot's bytes cost to read from storage, which this benchmark does not measure.
+A checkpoint with random weights at full shape is written and prepared (`loading_ways.py make`), every way from files or
+main memory to the device is timed (`loading_ways.py measure`), and a process that holds the loaded, warm engine
+(`cold_start_child.py`) is suspended, which moves its GPU memory to main memory, and resumed; then it proves
+itself and takes a denoise step. The table adds what each way's bytes cost to read from storage.
 
-    python benchmarks/cold_start.py [--cycles 10] [--out benchmarks/results]
+    python benchmarks/cold_start.py [--cycles 10] [--deadline-s 290] [--scratch FOLDER] [--out benchmarks/results]
 
-Needs Linux, a CUDA device and driver 570 or later (CUDA driver API, "Checkpointing": `cuCheckpointProcess*`).
-Without a CUDA device the child runs at a tiny shape on the CPU and nothing is suspended: that keeps it alive.
+Needs Linux, a CUDA device and driver 570 or later (CUDA driver API, "Checkpointing": `cuCheckpointProcess*`), 25 GB of
+scratch disk and 48 GiB of memory. Without a CUDA device everything runs at a tiny shape on the CPU, and nothing is
+suspended: that keeps it alive. What fails says so in its place, and the result file is written after each step.
 """
 
 from __future__ import annotations
@@ -21,13 +23,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 STORAGE_BYTES_PER_S = (0.2e9, 3e9, 6e9)
 """Degraded download, measured restore, and a fast restore of published GPU snapshots."""
 GIB = 1024**3
+SNAPSHOT_SHARE = 0.7
+"""Of the time, after which no further cycle begins."""
+RESERVE_S = 25
+"""For the load that is under way when the time is over, and for imports."""
 
 
 class Checkpoint:
@@ -56,12 +63,15 @@ class Checkpoint:
 class Child:
     """The process that holds the engine; it answers one line of JSON to each word."""
 
-    def __init__(self, *, cpu: bool) -> None:
-        command = [sys.executable, __file__, "--child", *(["--cpu"] if cpu else [])]
+    def __init__(self, models: Path, *, cpu: bool) -> None:
         # One process: a compiler worker left alive would be in the snapshot too.
         environment = os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            _command("cold_start_child.py", str(models), cpu=cpu),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
         self.pid = self._process.pid
         self.ready = self._answer()
@@ -116,13 +126,69 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def readiness(ways: Mapping[str, tuple[float, float]]) -> list[dict[str, Any]]:
-    """Return a row for each way to be ready: (seconds measured with its bytes in memory, bytes to read)."""
+def readiness(ways: Sequence[tuple[str, float, int]]) -> list[dict[str, Any]]:
+    """Return a row for each way to be ready: (name, seconds with its bytes in memory, bytes to read)."""
     return [
         {"way": way, "measured_s": seconds, "gib": read / GIB}
         | {f"with_storage_{speed / 1e9:g}_gb_per_s": seconds + read / speed for speed in STORAGE_BYTES_PER_S}
-        for way, (seconds, read) in ways.items()
+        for way, seconds, read in ways
     ]
+
+
+class Report:
+    """The result so far, on the disk after each step."""
+
+    def __init__(self, out: Path | None) -> None:
+        self._out = out
+        self.result: dict[str, Any] = {"loading": []}
+
+    def add(self, **news: Any) -> None:
+        """Keep *news*; a tiny shape's times are no result and are not written."""
+        self.result |= news
+        self.result["readiness"] = readiness(self._ways())
+        device = self.result.get("device", "cpu")
+        if self._out is not None and device != "cpu":
+            self._out.mkdir(parents=True, exist_ok=True)
+            path = self._out / f"cold_start_{device.split()[-1].lower()}.json"
+            path.write_text(json.dumps(self.result, indent=2) + "\n", encoding="utf-8")
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Say in the result what failed, and go on."""
+        print(f"{name} …", file=sys.stderr, flush=True)
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  whatever it is, the other steps' results are kept
+            self.add(**{f"{name.replace(' ', '_')}_error_message": f"{type(error).__name__}: {error}"})
+
+    def _ways(self) -> list[tuple[str, float, int]]:
+        rows = [row for row in self.result["loading"] if "warm_s" in row]
+        ways = [(row["way"], row["warm_s"], row["bytes"]) for row in rows]
+        if "resume_probe_s" in self.result:
+            ways.insert(
+                0, ("resume a snapshot", self.result["resume_probe_s"]["p50"], self.result["gpu_bytes"])
+            )
+        return ways
+
+
+def measure_loading(report: Report, models: Path, *, cpu: bool, deadline_s: float) -> None:
+    """Have every way timed; rows are kept as they come."""
+    for row in _lines("measure", str(models), "--deadline-s", f"{deadline_s:.0f}", cpu=cpu):
+        report.add(loading=[*report.result["loading"], row])
+
+
+def measure_snapshot(report: Report, models: Path, *, cpu: bool, cycles: int, end: float) -> None:
+    """Suspend and resume a child that holds the engine, as often as there is time for."""
+    child = Child(models, cpu=cpu)
+    try:
+        report.add(**child.ready, gpu_gib=child.ready["gpu_bytes"] / GIB)
+        checkpoint = Checkpoint(child.pid) if child.ready["device"] != "cpu" else None
+        done: list[dict[str, float]] = []
+        while len(done) < cycles and (time.monotonic() < end or not done):
+            done.append(cycle(child, checkpoint))
+            report.add(cycles=len(done), **{name: spread([one[name] for one in done]) for name in done[0]})
+    finally:
+        child.stop()
 
 
 def main() -> None:
@@ -131,122 +197,48 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cycles", type=int, default=10)
+    parser.add_argument("--deadline-s", type=float, default=290)
+    parser.add_argument("--scratch", type=Path, help="where the checkpoint is written; default: the system's")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--cpu", action="store_true", help="the tiny shape, even where there is a GPU")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.child:
-        serve(cpu=asked.cpu)
-        return
-    child = Child(cpu=asked.cpu)
-    cuda = child.ready["device"] != "cpu"
-    try:
-        checkpoint = Checkpoint(child.pid) if cuda else None
-        cycles = [cycle(child, checkpoint) for _ in range(asked.cycles)]
-        files = child.ask("files")
-    finally:
-        child.stop()
-    times = {name: spread([one[name] for one in cycles]) for name in cycles[0]}
-    resident = child.ready["gpu_bytes"]
-    result = {
-        **child.ready,
-        "gpu_gib": resident / GIB,
-        "cycles": asked.cycles,
-        **times,
-        "readiness": readiness(
-            {
-                "resume a snapshot": (times["resume_probe_s"]["p50"], resident),
-                "safetensors to the device": (files["warm_s"], files["bytes"]),
-            }
-        ),
-    }
-    if cuda:  # a tiny shape's times are no result
-        asked.out.mkdir(parents=True, exist_ok=True)
-        path = asked.out / f"cold_start_{child.ready['device'].split()[-1].lower()}.json"
-        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=2))
+    begun = time.monotonic()
+    report = Report(asked.out)
+    with tempfile.TemporaryDirectory(dir=asked.scratch) as folder:
+        models = Path(folder)
+        with report.step("making"):
+            report.add(making=list(_lines("make", str(models), cpu=asked.cpu)))
+        with report.step("snapshot"):
+            end = begun + SNAPSHOT_SHARE * asked.deadline_s
+            measure_snapshot(report, models, cpu=asked.cpu, cycles=asked.cycles, end=end)
+        with report.step("loading"):
+            left = asked.deadline_s - (time.monotonic() - begun)
+            measure_loading(report, models, cpu=asked.cpu, deadline_s=max(0.0, left - RESERVE_S))
+    report.add(total_s=time.monotonic() - begun)
+    print(json.dumps(report.result, indent=2))
 
 
-def serve(*, cpu: bool) -> None:
-    """Be the child: load, warm up, answer."""
-    import torch
-    from engine_parts import Ours, full_work, narrow, tiny_work
-
-    from anime_studio.engine.acceleration import acceleration_for
-    from anime_studio.engine.engine import Engine
-    from anime_studio.engine.loading import place_text_encoder
-    from anime_studio.engine.probe import check_device, fingerprint
-
-    cuda = torch.cuda.is_available() and not cpu
-    with tempfile.TemporaryDirectory() as folder:
-        begun = time.perf_counter()
-        work = narrow(full_work(torch.device("cuda", 0))) if cuda else tiny_work(Path(folder))
-        parts = work.components
-        levers = acceleration_for(parts.device)
-        place_text_encoder(parts.text_encoder, parts.device, levers)
-        engine = Engine(parts, work.recipe, revision="random", acceleration=levers)
-        engine.warm_up()
-        if cuda:
-            torch.cuda.synchronize()
-            torch.cuda.empty_cache()
-        _say(
-            device=torch.cuda.get_device_name() if cuda else "cpu",
-            torch=torch.__version__,
-            build_and_warm_up_s=time.perf_counter() - begun,
-            gpu_bytes=torch.cuda.memory_reserved() if cuda else 0,
-            fingerprint=fingerprint(parts),
-        )
-        with torch.inference_mode():
-            step = Ours(engine).forward(work.latents(), work.embeddings())
-            for line in sys.stdin:
-                if line.strip() == "probe":
-                    check_device(parts.device)
-                    _say(fingerprint=fingerprint(parts))
-                elif line.strip() == "step":
-                    _say(step_s=_timed(lambda: step().sum().item()))
-                elif line.strip() == "files":
-                    _say(**_through_files(parts, Path(folder)))
+def _lines(act: str, *given: str, cpu: bool) -> Iterator[dict[str, Any]]:
+    """Yield what `loading_ways.py` says, line by line."""
+    process = subprocess.Popen(
+        _command("loading_ways.py", act, *given, cpu=cpu), stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("{"):
+            yield json.loads(line)
+    if process.wait() != 0:
+        raise RuntimeError(f"loading_ways.py {act} ended with {process.returncode}")
 
 
-def _through_files(parts: Any, folder: Path) -> dict[str, float]:
-    """Write the engine's weights as safetensors, and time reading them to the device from the page cache."""
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    here = parts.device
-    weights = {
-        "text": (here, parts.text_encoder.state_dict()),
-        "transformer": (here, parts.transformer.state_dict()),
-        "vae": (here, parts.vae.state_dict()),
-        "table": (torch.device("cpu"), {"weight": parts.text_encoder.shared.weight}),
-    }
-    for name, (_, tensors) in weights.items():
-        own = {key: value.detach().clone().contiguous().cpu() for key, value in tensors.items()}
-        save_file(own, folder / f"{name}.safetensors")
-
-    def load() -> None:
-        kept = [
-            load_file(folder / f"{name}.safetensors", device=str(place))
-            for name, (place, _) in weights.items()
-        ]
-        if parts.device.type == "cuda":
-            torch.cuda.synchronize()
-        del kept
-
-    return {
-        "warm_s": statistics.median(_timed(load) for _ in range(3)),
-        "bytes": sum((folder / f"{name}.safetensors").stat().st_size for name in weights),
-    }
+def _command(script: str, *given: str, cpu: bool) -> list[str]:
+    return [sys.executable, str(Path(__file__).with_name(script)), *given, *(["--cpu"] if cpu else [])]
 
 
 def _timed(act: Callable[[], Any]) -> float:
     begun = time.perf_counter()
     act()
     return time.perf_counter() - begun
-
-
-def _say(**answer: Any) -> None:
-    print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,76 @@
+"""The process that `cold_start.py` suspends: it holds the engine and answers one line of JSON to each word.
+
+    python benchmarks/cold_start_child.py FOLDER [--cpu]      FOLDER as `loading_ways.py make` leaves it
+
+`probe`: multiply, and hash a sample of the weights. `step`: one denoise step, timed. It ends with its input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from engine_parts import FULL_DURATION_S, TINY_DURATION_S, Ours, Work
+from loading_ways import place, recipe_for
+
+from anime_studio.engine.engine import load_engine
+from anime_studio.engine.probe import check_device, fingerprint
+
+
+def main() -> None:
+    """Load as a start does, warm up, answer."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--cpu", action="store_true")
+    asked = parser.parse_args()
+    cpu = asked.cpu or not torch.cuda.is_available()
+    recipe, where = recipe_for(cpu=cpu), place(asked.folder, cpu=cpu)
+    begun = time.perf_counter()
+    engine = load_engine(
+        recipe,
+        where.forms.source,
+        device=where.device.type,
+        acceleration=where.levers,
+        models_dir=asked.folder,
+    )
+    loaded = time.perf_counter()
+    engine.warm_up()
+    if not cpu:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+    parts = engine.components
+    _say(
+        device="cpu" if cpu else torch.cuda.get_device_name(),
+        torch=torch.__version__,
+        load_s=loaded - begun,
+        warm_up_s=time.perf_counter() - loaded,
+        gpu_bytes=0 if cpu else torch.cuda.memory_reserved(),
+        gpu_allocated_bytes=0 if cpu else torch.cuda.memory_allocated(),
+        fingerprint=fingerprint(parts),
+    )
+    work = Work(recipe, parts, TINY_DURATION_S if cpu else FULL_DURATION_S)
+    with torch.inference_mode():
+        step = Ours(engine).forward(work.latents(), work.embeddings())
+        for line in sys.stdin:
+            if line.strip() == "probe":
+                check_device(parts.device)
+                _say(fingerprint=fingerprint(parts))
+            elif line.strip() == "step":
+                begun = time.perf_counter()
+                step().sum().item()
+                _say(step_s=time.perf_counter() - begun)
+
+
+def _say(**answer: Any) -> None:
+    print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
