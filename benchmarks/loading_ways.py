@@ -218,7 +218,7 @@ def _forget() -> None:
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
-        torch._C._host_emptyCache()
+        torch._C._host_emptyCache()  # pinned memory; torch has no public name for it
 
 
 def _wait(where: Place) -> None:

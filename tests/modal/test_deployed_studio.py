@@ -210,6 +210,7 @@ def test_setup_runs_on_modal_and_says_what_is_complete(plane: ControlPlane):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "demo: revision tiny-wan-3 is complete" in done.stdout
+    assert "demo: prepared for fast loading in tiny-wan-3." in done.stdout
 
 
 IMPORTS = {

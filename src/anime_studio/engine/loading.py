@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,20 +88,22 @@ def load_components(folder: Path, device: torch.device, acceleration: Accelerati
     layout = read_layout(folder)
     empty = check_folder(folder, weights=layout is None)
     try:
-        if layout is None:
-            parts = _read_plain(folder, dtype, device, acceleration)
-        else:
-            require_packing(folder, layout, packing_for(device.type, acceleration))
-            decoder_alone(empty["vae"])
-            with saying_remedy(folder), _naming(folder):
-                parts = read_prepared(folder, empty, dtype, device, acceleration)
-        return Components(
-            tokenizer=_load_tokenizer(folder / "tokenizer"),
-            **parts,
-            scheduler_config=_read_json(folder / "scheduler" / "scheduler_config.json"),
-            device=device,
-            dtype=dtype,
-        )
+        with ThreadPoolExecutor(1) as aside:  # a vocabulary of 256,384 takes a second: as long as the weights
+            tokenizer = aside.submit(_load_tokenizer, folder / "tokenizer")
+            if layout is None:
+                parts = _read_plain(folder, dtype, device, acceleration)
+            else:
+                require_packing(folder, layout, packing_for(device.type, acceleration))
+                decoder_alone(empty["vae"])
+                with saying_remedy(folder), _naming(folder):
+                    parts = read_prepared(folder, empty, dtype, device, acceleration)
+            return Components(
+                tokenizer=tokenizer.result(),
+                **parts,
+                scheduler_config=_read_json(folder / "scheduler" / "scheduler_config.json"),
+                device=device,
+                dtype=dtype,
+            )
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(f"{device} has no room for the checkpoint {folder}: {error}") from error
 
