@@ -14,6 +14,7 @@ from anime_studio.core.errors import ConfigurationError
 
 PARTIAL: Final = ".partial"
 REPLACED: Final = ".replaced"
+LOCK: Final = ".preparing.lock"
 
 
 @contextmanager
@@ -48,7 +49,7 @@ def appearing(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from anime_studio import weights
-from anime_studio.appearing import appearing
+from anime_studio.appearing import LOCK, appearing
 from anime_studio.core.errors import CheckpointError, ConfigurationError, DiskFullError
 from anime_studio.core.recipes import TINY_RANDOM
 from anime_studio.engine.preparing import prepare
@@ -56,7 +56,7 @@ def forms(models: Path) -> Forms:
 
 
 def names(models: Path) -> list[str]:
-    return sorted(path.name for path in (models / "tiny-random").iterdir())
+    return sorted(path.name for path in (models / "tiny-random").iterdir() if path.name != LOCK)
 
 
 def flip(path: Path, at: int = -1) -> None:
@@ -282,4 +282,4 @@ def test_an_interrupted_folder_is_removed_at_once(tmp_path):
         (folder / "half").write_text("half")
         raise KeyboardInterrupt
 
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
