@@ -140,7 +140,7 @@ class Report:
 
     def __init__(self, out: Path | None) -> None:
         self._out = out
-        self.result: dict[str, Any] = {"loading": []}
+        self.result: dict[str, Any] = {"making": [], "loading": []}
 
     def add(self, **news: Any) -> None:
         """Keep *news*; a tiny shape's times are no result and are not written."""
@@ -169,6 +169,15 @@ class Report:
                 0, ("resume a snapshot", self.result["resume_probe_s"]["p50"], self.result["gpu_bytes"])
             )
         return ways
+
+
+def make(report: Report, models: Path, *, cpu: bool) -> None:
+    """Have a checkpoint written and prepared; the first line names the machine."""
+    for row in _lines("make", str(models), cpu=cpu):
+        if row["step"] == "machine":
+            report.add(device=row["device"], torch=row["torch"], cpu_cores=row["cpu_cores"])
+        else:
+            report.add(making=[*report.result["making"], row])
 
 
 def measure_loading(report: Report, models: Path, *, cpu: bool, deadline_s: float) -> None:
@@ -207,7 +216,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=asked.scratch) as folder:
         models = Path(folder)
         with report.step("making"):
-            report.add(making=list(_lines("make", str(models), cpu=asked.cpu)))
+            make(report, models, cpu=asked.cpu)
         with report.step("snapshot"):
             end = begun + SNAPSHOT_SHARE * asked.deadline_s
             measure_snapshot(report, models, cpu=asked.cpu, cycles=asked.cycles, end=end)
