@@ -12,9 +12,12 @@ import torch
 from anime_studio import modal_app
 from anime_studio.core.errors import EngineError
 from anime_studio.core.jobs import JobRecord
+from anime_studio.core.recipes import TINY_RANDOM
 from anime_studio.engine import probe
+from anime_studio.engine.preparing import packing_of, prepare
 from anime_studio.generator import GENERATOR_BAD_RESTORE, GENERATOR_BLOCKED, GENERATOR_READY, GeneratorWorker
 from anime_studio.modal_settings import ModalSettings
+from anime_studio.prepared import Forms
 from common.schemas import GenerateRequest, JobState, StartKind
 from support.jobs import new_job
 
@@ -165,6 +168,30 @@ def test_without_weights_the_hooks_do_not_raise_and_each_job_fails_with_the_reme
     assert record.error is not None and record.error.code == "weights_missing"
     assert "modal run -m anime_studio.modal_app::setup --recipe fastwan-3step" in record.error.detail
     assert GENERATOR_BLOCKED in [line["event"] for line in told]
+
+
+def test_prepared_weights_are_what_a_container_loads_and_a_damaged_shard_is_its_fault(
+    settings: ModalSettings, models: Path, told: list[dict[str, object]]
+):
+    plain = GeneratorWorker(settings)
+    plain.before_snapshot()
+    forms = Forms.of(TINY_RANDOM, models / "tiny-random" / "random-0", models)
+    folder = prepare(forms, packing_of("cpu", accelerate=settings.accelerate))
+    worker = GeneratorWorker(settings)
+    worker.before_snapshot()
+    worker.after_snapshot()
+
+    assert worker.engine is not None and plain.engine is not None
+    assert probe.fingerprint(worker.engine.components) == probe.fingerprint(plain.engine.components)
+    shard = folder / "transformer" / "00001.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    damaged = GeneratorWorker(settings)
+    damaged.before_snapshot()
+    damaged.after_snapshot()
+    assert damaged.engine is None and damaged.fault is not None
+    assert damaged.fault.code == "checkpoint_invalid"
+    assert "transformer/00001.safetensors" in damaged.fault.detail
+    assert "on Modal: setup does it" in damaged.fault.detail
 
 
 def test_weights_fetched_since_the_snapshot_are_found_at_the_next_start(
