@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import tempfile
 import time
@@ -65,6 +66,7 @@ def main() -> None:
         "versions": {name: version(name) for name in ("torch", "diffusers", "av")},
         "revision": DEMO.revision,
         "seconds": measure(asked.runs),
+        "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,  # Linux counts in KiB
         "load_average": [load_before, os.getloadavg()[0]],
     }
     asked.out.parent.mkdir(parents=True, exist_ok=True)
