@@ -73,6 +73,6 @@ def _tell(projections: list[Projection]) -> None:
 
 def _basis() -> str:
     return (
-        f"Projected: our engine as measured on one H200, carried to other cards by their data sheets; "
+        f"Projected, not measured: what our engine sustained on one H200, carried to other cards by their data sheets; "
         f"rates of {MODAL_RATES.as_of:%Y-%m-%d}."
     )
