@@ -130,7 +130,7 @@ def test_an_unknown_job_raises_at_once(studio: StudioClient) -> None:
 def test_a_cut_stream_goes_on_without_gap_or_repeat(stage: Stage, proxy: CuttingProxy) -> None:
     with StudioClient(proxy.url) as studio:
         job = studio.submit("a cat")
-        proxy.cuts, proxy.after_bytes = 3, 1  # whole events pass; then the line is dead
+        proxy.cuts, proxy.after = 3, b"}\r\n\r\n"  # a whole event passes; then the line is dead
         with stage.desk() as desk:
             seen: list[int] = []
             waiting = in_thread(

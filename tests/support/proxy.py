@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 
 class CuttingProxy:
-    """Cuts each of the next `cuts` connections after `after_bytes` of answer."""
+    """Cuts each of the next `cuts` connections once `after_bytes` of answer and `after` have passed."""
 
     def __init__(self, target_port: int) -> None:
         self.cuts = 0
         self.after_bytes = 0
+        self.after = b""
         self.requests: list[str] = []
         """Heads of the requests that passed, in order."""
         self._target_port = target_port
@@ -42,12 +43,12 @@ class CuttingProxy:
             server.shutdown(socket.SHUT_WR)
 
     def _down(self, client: socket.socket, server: socket.socket) -> None:
-        passed = 0
+        passed = bytearray()
         with contextlib.suppress(OSError):
             while data := server.recv(1024):
                 client.sendall(data)
-                passed += len(data)
-                if self.cuts > 0 and passed >= self.after_bytes:
+                passed += data
+                if self.cuts > 0 and len(passed) >= self.after_bytes and self.after in passed:
                     self.cuts -= 1
                     break
         for end in (client, server):
