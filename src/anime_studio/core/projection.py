@@ -1,10 +1,10 @@
 """What a clip should cost on a card nobody has measured: an explicit, small model.
 
-A stage takes `flops / (peak x share) + bytes / (bandwidth x share)`. FLOPs follow from the shapes of Wan 2.1 1.3B;
-shares and bytes are what our engine sustained on one H200, kernel by kernel, and are carried to other cards by
-their data-sheet peaks. Every result is a projection and is labelled so. An L4 is held back by its 72 W, which this
-model does not know, and 8-bit attention on Ada and Ampere is left out, since nobody measured it here: read the
-figures of those cards as plus or minus a third.
+A stage takes `flops / (peak x share)` on the tensor cores, and for what lies between the matrices
+`bytes / (bandwidth x share) + operations / vector peak`. FLOPs and bytes follow from the shapes of Wan 2.1 1.3B by
+count; shares and vector operations are what our engine showed on one H200, kernel by kernel, and are carried to other
+cards by their data-sheet peaks. Every result is a projection and is labelled so. An L4 is held back by its 72 W, which
+this model does not know, and nothing ran on Ada or Ampere here: read the figures of those cards as plus or minus a third.
 
 Sources: Wan2.1 `wan/configs/wan_t2v_1_3B.py` (30 layers, dim 1536, ffn 8960, patch 1x2x2, VAE stride
 4x8x8); NVIDIA data sheets of each card (dense rates without sparsity); measurements: one H200, torch
@@ -30,14 +30,22 @@ _DECODE_FLOPS_PER_PIXEL = 275e12 / _FULL_PIXELS  # decoder's convolutions at ful
 
 # Shares of an H200's peak (989e12 FLOP/s bf16, 1,979e12 in 8 bits, 4.8e12 bytes/s) that each kind of work reached.
 _ATTENTION_BF16 = 0.54  # cuDNN: 197.8e12 FLOPs in 370 ms
-_ATTENTION_8BIT = 0.41  # cuDNN: the same in 245.5 ms
+_ATTENTION_E4M3 = 0.41  # cuDNN: the same in 245.5 ms
 _LINEARS_BF16 = 0.79  # feed-forward up: 781e12 FLOP/s
-_LINEARS_8BIT = 0.70  # 81.9e12 FLOPs in 58.8 ms
+_LINEARS_E4M3 = 0.70  # 81.9e12 FLOPs in 58.8 ms
 _CONVOLUTIONS = 0.51  # 275e12 FLOPs in 541 ms
 _BANDWIDTH = 0.90  # copies: 4.3e12 bytes/s
-_H200_BYTES_PER_S = 4.8e12 * _BANDWIDTH
-_DENOISE_BYTES_PER_TOKEN = 0.0837 * _H200_BYTES_PER_S / _FULL_TOKENS  # norms, gates, rotary, quantising
-_DECODE_BYTES_PER_PIXEL = 0.204 * _H200_BYTES_PER_S / _FULL_PIXELS  # norms, biases, sums, doubling
+_H200_BYTES_PER_S, _H200_VECTOR_FLOPS = 4.8e12 * _BANDWIDTH, 67e12
+
+# Norms, gates, rotary and steps to 8 bits, in passes over a layer's (tokens, dim) in bf16, by count of what is read and written.
+_DENOISE_BYTES_PER_TOKEN = 31 * _DIM * 2.0 * _LAYERS
+# Norms, sums, biases and doublings of the decoder at full shape, by count.
+_DECODE_BYTES_PER_PIXEL = 280e9 / _FULL_PIXELS
+# What these kernels took on the H200 beyond their bytes is arithmetic: tanh, divisions, reductions, indices.
+_DENOISE_VECTOR_S = 0.0837 - _DENOISE_BYTES_PER_TOKEN * _FULL_TOKENS / _H200_BYTES_PER_S
+_DECODE_VECTOR_S = 0.204 - _DECODE_BYTES_PER_PIXEL * _FULL_PIXELS / _H200_BYTES_PER_S
+_DENOISE_VECTOR_PER_TOKEN = _DENOISE_VECTOR_S * _H200_VECTOR_FLOPS / _FULL_TOKENS
+_DECODE_VECTOR_PER_PIXEL = _DECODE_VECTOR_S * _H200_VECTOR_FLOPS / _FULL_PIXELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,29 +54,31 @@ class Card:
 
     Attributes:
         name: As Modal calls it.
+        capability: CUDA compute capability; it decides which fast paths the engine takes (`engine.acceleration`).
         bf16_flops: Dense bf16 FLOP/s.
+        eight_bit_ops: Dense 8-bit operations/s, int8 and, from (8, 9) on, e4m3.
+        vector_flops: float32 FLOP/s outside the tensor cores.
         bandwidth_bytes_per_s: Of its memory.
-        e4m3_flops: Dense 8-bit floating-point FLOP/s; None where there is none and linears stay bf16.
-        attends_in_8bit: Whether cuDNN has 8-bit attention for it.
     """
 
     name: str
+    capability: tuple[int, int]
     bf16_flops: float
+    eight_bit_ops: float
+    vector_flops: float
     bandwidth_bytes_per_s: float
-    e4m3_flops: float | None = None
-    attends_in_8bit: bool = False
 
 
 CARDS: Mapping[str, Card] = MappingProxyType(
     {
         card.name: card
         for card in (
-            Card("L4", 121e12, 300e9, 242e12),
-            Card("A10", 125e12, 600e9),
-            Card("L40S", 362e12, 864e9, 733e12),
-            Card("A100-80GB", 312e12, 2039e9),
-            Card("H100", 989e12, 3350e9, 1979e12, attends_in_8bit=True),
-            Card("H200", 989e12, 4800e9, 1979e12, attends_in_8bit=True),
+            Card("L4", (8, 9), 121e12, 242e12, 30.3e12, 300e9),
+            Card("A10", (8, 6), 125e12, 250e12, 31.2e12, 600e9),
+            Card("L40S", (8, 9), 362e12, 733e12, 91.6e12, 864e9),
+            Card("A100-80GB", (8, 0), 312e12, 624e12, 19.5e12, 2039e9),
+            Card("H100", (9, 0), 989e12, 1979e12, 67e12, 3350e9),
+            Card("H200", (9, 0), 989e12, 1979e12, 67e12, 4800e9),
         )
     }
 )
@@ -123,7 +133,7 @@ def project(
     tokens = (1 + (frames - 1) // 4) * (height // 16) * (width // 16)
     sampled = recipe if spec is None else spec
     forwards = sampled.num_inference_steps * (1 if sampled.guidance_scale is None else 2)
-    text_s = _TEXT_FLOPS / (card.bf16_flops * _LINEARS_BF16) + _passing_s(_TEXT_BYTES, card)
+    text_s = _TEXT_FLOPS / (card.bf16_flops * _LINEARS_BF16) + _between_s(_TEXT_BYTES, 0, card)
     denoise_s = forwards * _forward_s(tokens, card, attends_in_8bit=recipe.trained_with_8bit_attention)
     decode_s = _decode_s(frames * width * height, card)
     usd_per_s = machine.usd_per_s(rates)
@@ -167,20 +177,30 @@ def forward_flops(tokens: int) -> tuple[float, float]:
 
 def _forward_s(tokens: int, card: Card, *, attends_in_8bit: bool) -> float:
     attention, linears = forward_flops(tokens)
-    eight_bit = card.e4m3_flops
-    if eight_bit is not None and card.attends_in_8bit and attends_in_8bit:
-        attention_s = attention / (eight_bit * _ATTENTION_8BIT)
-    else:
-        attention_s = attention / (card.bf16_flops * _ATTENTION_BF16)
-    bf16_s = linears / (card.bf16_flops * _LINEARS_BF16)
-    linears_s = bf16_s if eight_bit is None else linears / (eight_bit * _LINEARS_8BIT)
-    return attention_s + linears_s + _passing_s(tokens * _DENOISE_BYTES_PER_TOKEN, card)
+    attention_rate = _8bit_attention_rate(card) if attends_in_8bit else card.bf16_flops * _ATTENTION_BF16
+    has_e4m3 = card.capability >= (8, 9)
+    linears_rate = card.eight_bit_ops * _LINEARS_E4M3 if has_e4m3 else card.bf16_flops * _LINEARS_BF16
+    between_s = _between_s(tokens * _DENOISE_BYTES_PER_TOKEN, tokens * _DENOISE_VECTOR_PER_TOKEN, card)
+    return attention / attention_rate + linears / linears_rate + between_s
+
+
+def _8bit_attention_rate(card: Card) -> float:
+    """Return FLOP/s: measured on Hopper; elsewhere by count, half of it in int8 and half in 16 bits.
+
+    SageAttention multiplies queries by keys in int8 and weights by values in 16 bits; at the share that bf16 reached this
+    makes 1.33 times bf16's rate. Its authors report 2.1 times FlashAttention2 on an RTX 4090 (arXiv 2410.02367).
+    """
+    if card.capability >= (9, 0):
+        return card.eight_bit_ops * _ATTENTION_E4M3
+    return 2 / (1 / card.eight_bit_ops + 1 / card.bf16_flops) * _ATTENTION_BF16
 
 
 def _decode_s(pixels: int, card: Card) -> float:
     convolutions_s = pixels * _DECODE_FLOPS_PER_PIXEL / (card.bf16_flops * _CONVOLUTIONS)
-    return convolutions_s + _passing_s(pixels * _DECODE_BYTES_PER_PIXEL, card)
+    return convolutions_s + _between_s(
+        pixels * _DECODE_BYTES_PER_PIXEL, pixels * _DECODE_VECTOR_PER_PIXEL, card
+    )
 
 
-def _passing_s(size_bytes: float, card: Card) -> float:
-    return size_bytes / (card.bandwidth_bytes_per_s * _BANDWIDTH)
+def _between_s(size_bytes: float, vector_flops: float, card: Card) -> float:
+    return size_bytes / (card.bandwidth_bytes_per_s * _BANDWIDTH) + vector_flops / card.vector_flops
