@@ -112,7 +112,7 @@ class Engine:
         latents = noise.to(self.components.device)
         for done, latents in enumerate(steps(latents, velocity, generator), start=1):  # noqa: B007, B020
             report(Stage.DENOISE, done, spec.num_inference_steps)
-        if not bool(torch.isfinite(latents).all()):
+        if not _is_finite(latents):
             raise BadFramesError(f"the denoiser gave NaN or infinity for seed {spec.seed}; try another seed")
         return latents
 
@@ -139,6 +139,10 @@ class Engine:
         On a GPU kernels are made for shapes. The full length comes first and gets its own; a second length makes
         `torch.compile` write kernels for all lengths; a third, one latent frame longer, leaves the decoder the
         single frame at the end that every other length has. On a CPU the shortest clip will do.
+
+        Raises:
+            BadFramesError: A pass gave NaN or infinity: a fast path that does not work here, or a broken checkpoint.
+            OutOfMemoryError, EngineError: See their docstrings.
         """
         shortest, longest = self.recipe.min_frames, self.recipe.max_frames
         lengths = [shortest]
@@ -151,9 +155,14 @@ class Engine:
                 noise, _ = seeded_noise(latent_shape(self.components, num_frames, height, width), 0)
                 latents = noise.to(self.components.device)
                 with torch.inference_mode(), _engine_errors():
-                    velocity(latents, torch.tensor(500, device=latents.device))
-                    for _ in self.decoder.decode(latents):
-                        pass
+                    sound = _is_finite(velocity(latents, torch.tensor(500, device=latents.device)))
+                    for group in self.decoder.decode(latents):
+                        sound &= _is_finite(group)
+                if not sound:
+                    raise BadFramesError(
+                        f"warming up at {width}x{height}, {num_frames} frames gave NaN or infinity; the checkpoint or a "
+                        "fast path is at fault"
+                    )
 
     def _write(
         self, spec: ClipSpec, latents: torch.Tensor, video: Path, poster: Path, report: Report
@@ -255,6 +264,10 @@ def device_named(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise EngineError("device is set to cuda, but torch sees no GPU; set ANIME_STUDIO_DEVICE=cpu or auto")
     return torch.device(name)
+
+
+def _is_finite(values: torch.Tensor) -> bool:
+    return bool(torch.isfinite(values).all())
 
 
 def _shows_something(group: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bool:

@@ -163,6 +163,16 @@ def test_warm_up_changes_no_clip(engine):
     assert torch.equal(before, engine.denoise(spec, *engine.embed(spec), Reports()))
 
 
+@pytest.mark.parametrize("part", ["transformer.proj_out", "vae.decoder.conv_out"])
+def test_warming_up_refuses_a_device_that_draws_nan(tiny_checkpoint, part):
+    engine = load_engine(TINY_RANDOM, tiny_checkpoint, device="cpu")
+    name, _, rest = part.partition(".")
+    getattr(engine.components, name).get_submodule(rest).bias.data.fill_(float("nan"))
+
+    with pytest.raises(BadFramesError, match="warming up"):
+        engine.warm_up()
+
+
 def test_embeddings_come_from_disk_the_second_time_and_damage_is_mended(tiny_checkpoint, tmp_path):
     def embed(prompt: str = "a cat") -> tuple[torch.Tensor, Engine]:
         engine = load_engine(TINY_RANDOM, tiny_checkpoint, device="cpu", cache_dir=tmp_path)

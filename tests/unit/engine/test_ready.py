@@ -10,6 +10,8 @@ from anime_studio.core.errors import CheckpointError
 from anime_studio.core.recipes import FASTWAN_3STEP, TINY_RANDOM
 from anime_studio.engine import ready
 from anime_studio.engine.acceleration import PLAIN, Acceleration, TextWeights
+from anime_studio.engine.denoiser import PlainDenoiser
+from anime_studio.engine.engine import Engine
 from anime_studio.telemetry import ENGINE_ACCELERATION_REFUSED
 
 REFUSED = Acceleration(
@@ -26,6 +28,23 @@ def test_a_refused_fast_path_leaves_the_plain_one_and_a_line_in_the_log(monkeypa
     assert engine.text.encode("a cat").isfinite().all()
     assert [line["event"] for line in lines] == [ENGINE_ACCELERATION_REFUSED]
     assert "multiples of 64" in lines[0]["detail"]
+
+
+def test_a_fast_path_that_draws_nan_is_refused_before_any_job(monkeypatch, tiny_checkpoint):
+    def warmed(engine: Engine) -> Engine:
+        if not isinstance(engine.denoiser, PlainDenoiser):
+            engine.components.transformer.proj_out.bias.data.fill_(float("nan"))
+        engine.warm_up()
+        return engine
+
+    monkeypatch.setattr(ready, "levers_for", lambda *_: Acceleration(fused_denoiser=True))
+    monkeypatch.setattr(ready, "_warm", warmed)
+
+    with capture_logs() as lines:
+        engine = ready.ready_engine(TINY_RANDOM, tiny_checkpoint, device="cpu", accelerate=True)
+
+    assert isinstance(engine.denoiser, PlainDenoiser)
+    assert "NaN" in lines[0]["detail"]
 
 
 def test_a_broken_file_is_no_reason_to_try_again(monkeypatch, tiny_checkpoint, tmp_path):
