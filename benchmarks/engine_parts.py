@@ -91,6 +91,7 @@ def full_work(device: torch.device) -> Work:
             block.scale_shift_table.normal_(0, GATE_STD)
         vae.decoder.conv_out.weight.mul_(CONTRAST)
     components = Components(
+        folder=Path(),
         tokenizer=byte_tokenizer(),
         text_encoder=text_encoder.eval().requires_grad_(False),
         transformer=transformer.eval().requires_grad_(False),

@@ -29,9 +29,9 @@ from engine_parts import full_work, narrow  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
 from anime_studio.core.recipes import FASTWAN_3STEP, TINY_RANDOM, Recipe  # noqa: E402
-from anime_studio.engine.acceleration import Acceleration, TextWeights  # noqa: E402
+from anime_studio.engine.acceleration import Acceleration, TextWeights, packing_for  # noqa: E402
 from anime_studio.engine.loading import Components, check_folder, decoder_alone, load_components  # noqa: E402
-from anime_studio.engine.prepared_loading import open_form, packing_for  # noqa: E402
+from anime_studio.engine.prepared_loading import open_form  # noqa: E402
 from anime_studio.engine.preparing import prepare  # noqa: E402
 from anime_studio.engine.ready import levers_for  # noqa: E402
 from anime_studio.engine.shards import read_header  # noqa: E402

@@ -30,8 +30,9 @@ from anime_studio.core.jobs import ClipWriter, JobDesk, JobRecord
 from anime_studio.core.recipes import get_recipe
 from anime_studio.modal_settings import SCRATCH, SETUP_COMMAND, ModalSettings
 from anime_studio.pace import FIRST_PACE, Pace
+from anime_studio.prepared import locate_or_name_all
 from anime_studio.telemetry import log_job
-from anime_studio.weights import Checkpoint, locate
+from anime_studio.weights import Checkpoint
 from anime_studio.worker import run_job
 from common.schemas import GenerateRequest, Stage, StartKind
 
@@ -193,7 +194,9 @@ class GeneratorWorker:
 
         self.fault, self.device_failed = None, False
         try:
-            self.checkpoint = locate(self.recipe, self.settings.models_dir, fetch_with=SETUP_COMMAND)
+            self.checkpoint = locate_or_name_all(
+                self.recipe, self.settings.models_dir, fetch_with=SETUP_COMMAND
+            )
             if self.uses_gpu:
                 self._try_device(probe.wait_for_cuda)
             device = "cuda" if self.uses_gpu else "cpu"
@@ -240,7 +243,11 @@ class GeneratorWorker:
             self.engine.start_kind = self.start_kind
             revision = self.checkpoint.revision if self.checkpoint else None
             _log.info(
-                GENERATOR_READY, start_kind=self.start_kind, start_s=round(self.start_s, 3), revision=revision
+                GENERATOR_READY,
+                start_kind=self.start_kind,
+                start_s=round(self.start_s, 3),
+                revision=revision,
+                loaded_from=self.engine.components.folder.name,
             )
         elif self.fault is not None:
             _log.error(GENERATOR_BLOCKED, code=self.fault.code, detail=self.fault.detail)

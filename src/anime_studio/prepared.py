@@ -23,10 +23,20 @@ from typing import Any, Final, Self
 from anime_studio.appearing import PARTIAL, REPLACED
 from anime_studio.core.errors import CheckpointError
 from anime_studio.core.recipes import DEMO, Recipe
-from anime_studio.weights import MANIFEST, check_at_start, check_files, read_manifest, sha256_of
+from anime_studio.weights import (
+    FETCH_COMMAND,
+    MANIFEST,
+    Checkpoint,
+    check_at_start,
+    check_files,
+    find,
+    read_manifest,
+    sha256_of,
+)
 
 LAYOUT_VERSION: Final = 1
 PREPARE_COMMAND: Final = "anime-studio weights prepare"
+VERIFY_COMMAND: Final = "anime-studio weights verify"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +133,11 @@ class Forms:
         """Return where the form packed as *packing* lies, or would."""
         return self.base.with_name(f"{self.base.name}.{packing}-v{LAYOUT_VERSION}")
 
+    def unfinished(self, packing: Packing) -> Path:
+        """Return where that form is written until it is whole; a kill leaves it there."""
+        folder = self.folder(packing)
+        return folder.with_name(folder.name + PARTIAL)
+
     def all(self) -> list[Path]:
         """Return every form that is there, of whatever packing and version."""
         found = self.base.parent.glob(f"{self.base.name}.*-v*")
@@ -137,10 +152,18 @@ class Forms:
         folder = self.folder(packing)
         if not folder.exists():
             return None
-        self._check(folder, packing)
-        with saying_remedy(folder):
-            check_at_start(folder)
+        self._check_at_start(folder, packing)
         return folder
+
+    def faults(self) -> list[str]:
+        """Return what `find` would say of each form that is there and cannot be used."""
+        details = []
+        for folder in self.all():
+            try:
+                self._check_at_start(folder)
+            except CheckpointError as error:
+                details.append(error.detail)
+        return details
 
     def verify(self, packing: Packing) -> list[Path]:
         """Hash every byte of every form, and return them.
@@ -150,29 +173,51 @@ class Forms:
                 forms but none is packed as *packing*.
         """
         forms = self.all()
-        layouts = [read_layout(folder) for folder in forms]
-        for folder, layout in zip(forms, layouts, strict=True):
-            self._check(folder, layout.packing if layout else packing)
+        layouts = [self._check(folder) for folder in forms]
+        for folder in forms:
             with saying_remedy(folder):
                 check_files(folder, read_manifest(folder), hashes=True)
-        if layouts and layouts[0] and self.folder(packing) not in forms:
+        if forms and self.folder(packing) not in forms:
             require_packing(forms[0], layouts[0], packing)
         return forms
 
-    def _check(self, folder: Path, packing: Packing) -> None:
+    def _check_at_start(self, folder: Path, packing: Packing | None = None) -> None:
+        self._check(folder, packing)
+        with saying_remedy(folder):
+            check_at_start(folder)
+
+    def _check(self, folder: Path, packing: Packing | None = None) -> Layout:
         layout = read_layout(folder)
         if layout is None:
             raise CheckpointError(f"{folder / MANIFEST} is missing or describes no layout; {_remedy(folder)}")
-        require_packing(folder, layout, packing)
-        if folder != self.folder(packing):
+        if packing is not None:
+            require_packing(folder, layout, packing)
+        if folder != self.folder(layout.packing):
             raise CheckpointError(
-                f"{folder} holds weights packed as {packing}, which its name does not say; "
+                f"{folder} holds weights packed as {layout.packing}, which its name does not say; "
                 f"remove it and {_remedy(folder)}"
             )
-        if layout.source_sha256 != sha256_of(self.source / MANIFEST):
+        source = self.source / MANIFEST
+        if not source.exists() or layout.source_sha256 != sha256_of(source):
             raise CheckpointError(
-                f"{folder} was prepared from other bytes than {self.source} holds now; {_remedy(folder)}"
+                f"{folder} was prepared from other bytes than {source} lists now; {_remedy(folder)}"
             )
+        return layout
+
+
+def locate_or_name_all(recipe: Recipe, models_dir: Path, *, fetch_with: str = FETCH_COMMAND) -> Checkpoint:
+    """Like `weights.locate`; where that refuses the source, damaged prepared forms are named as well.
+
+    Raises:
+        WeightsMissingError, CheckpointError: See `weights.locate`.
+    """
+    checkpoint = find(recipe, models_dir, fetch_with=fetch_with)
+    try:
+        check_at_start(checkpoint.folder)
+    except CheckpointError as error:
+        faults = Forms.of(recipe, checkpoint.folder, models_dir).faults()
+        raise CheckpointError(". Its prepared form: ".join([error.detail, *faults])) from error
+    return checkpoint
 
 
 @contextmanager

@@ -58,14 +58,14 @@ def locate(recipe: Recipe, models_dir: Path, *, fetch_with: str = FETCH_COMMAND)
         WeightsMissingError: It is not on this machine; `command` fetches it.
         CheckpointError: A file is missing, truncated or altered; the detail names it.
     """
-    checkpoint = _find(recipe, models_dir, fetch_with)
+    checkpoint = find(recipe, models_dir, fetch_with=fetch_with)
     check_at_start(checkpoint.folder)
     return checkpoint
 
 
 def verify(recipe: Recipe, models_dir: Path) -> Checkpoint:
     """Like `locate`, and hash every byte."""
-    checkpoint = _find(recipe, models_dir, FETCH_COMMAND)
+    checkpoint = find(recipe, models_dir)
     check_files(checkpoint.folder, read_manifest(checkpoint.folder), hashes=True)
     return checkpoint
 
@@ -78,6 +78,8 @@ def fetch(
     resolve: Callable[[Recipe], str] | None = None,
 ) -> Checkpoint:
     """Download the recipe's checkpoint, hash it, and make it visible in one step. Repeating is cheap.
+
+    One that is here and damaged is downloaded anew, and stays until that is whole.
 
     Args:
         recipe: What to fetch; its revision `main` is resolved to a commit first.
@@ -94,7 +96,7 @@ def fetch(
         return locate(recipe, models_dir)
     revision = (resolve or _resolve_on_hub)(recipe)
     folder = models_dir / recipe.name / revision
-    if not (folder / COMPLETE).exists():
+    if not _is_whole(folder):
         partial = folder.with_name(f"{revision}.partial")
         partial.mkdir(parents=True, exist_ok=True)
         (download or _download_from_hub)(recipe, revision, partial)
@@ -104,7 +106,15 @@ def fetch(
         if folder.exists():
             shutil.rmtree(folder)
         partial.rename(folder)
-    return verify(recipe, models_dir)
+    return find(recipe, models_dir)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        check_files(folder, read_manifest(folder), hashes=True)
+    except CheckpointError:
+        return False
+    return (folder / COMPLETE).exists()
 
 
 def write_manifest(folder: Path) -> None:
@@ -144,8 +154,12 @@ def check_at_start(folder: Path) -> None:
         CheckpointError: The first file that differs, by name.
     """
     manifest = read_manifest(folder)
-    total = sum(entry["size_bytes"] for entry in manifest.values())
-    check_files(folder, manifest, hashes=total <= _HASH_AT_EACH_START_BYTES)
+    check_files(folder, manifest, hashes=size_bytes_of(manifest) <= _HASH_AT_EACH_START_BYTES)
+
+
+def size_bytes_of(manifest: Mapping[str, Mapping[str, Any]]) -> int:
+    """Return the size of all files of a manifest."""
+    return sum(int(entry["size_bytes"]) for entry in manifest.values())
 
 
 def check_files(folder: Path, manifest: Mapping[str, Mapping[str, Any]], *, hashes: bool) -> None:
@@ -174,8 +188,11 @@ def check_files(folder: Path, manifest: Mapping[str, Mapping[str, Any]], *, hash
 
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}; fetch the weights again") from error
 
 
 def _hashes_of(paths: Sequence[Path]) -> Iterator[str]:
@@ -183,7 +200,12 @@ def _hashes_of(paths: Sequence[Path]) -> Iterator[str]:
         yield from threads.map(sha256_of, paths)
 
 
-def _find(recipe: Recipe, models_dir: Path, fetch_with: str) -> Checkpoint:
+def find(recipe: Recipe, models_dir: Path, *, fetch_with: str = FETCH_COMMAND) -> Checkpoint:
+    """Like `locate`, and look into no file.
+
+    Raises:
+        WeightsMissingError: It is not on this machine; `command` fetches it.
+    """
     if recipe is DEMO:
         return Checkpoint(PACKAGED / DEMO.name, DEMO.revision)
     base = models_dir / recipe.name

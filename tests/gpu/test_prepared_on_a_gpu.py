@@ -9,9 +9,8 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from transformers import UMT5Config, UMT5EncoderModel
 
 from anime_studio.core.recipes import TINY_RANDOM
-from anime_studio.engine.acceleration import PLAIN, Acceleration, TextWeights
+from anime_studio.engine.acceleration import PLAIN, Acceleration, TextWeights, packing_for
 from anime_studio.engine.loading import Components, load_components
-from anime_studio.engine.prepared_loading import packing_for
 from anime_studio.engine.preparing import prepare
 from anime_studio.engine.tiny import write_checkpoint
 from anime_studio.prepared import Forms

@@ -18,6 +18,7 @@ from anime_studio.engine.preparing import packing_of, prepare
 from anime_studio.generator import GENERATOR_BAD_RESTORE, GENERATOR_BLOCKED, GENERATOR_READY, GeneratorWorker
 from anime_studio.modal_settings import ModalSettings
 from anime_studio.prepared import Forms
+from anime_studio.telemetry import ENGINE_PREPARED_REFUSED
 from common.schemas import GenerateRequest, JobState, StartKind
 from support.jobs import new_job
 
@@ -170,7 +171,7 @@ def test_without_weights_the_hooks_do_not_raise_and_each_job_fails_with_the_reme
     assert GENERATOR_BLOCKED in [line["event"] for line in told]
 
 
-def test_prepared_weights_are_what_a_container_loads_and_a_damaged_shard_is_its_fault(
+def test_prepared_weights_are_what_a_container_loads_and_a_damaged_shard_costs_no_start(
     settings: ModalSettings, models: Path, told: list[dict[str, object]]
 ):
     plain = GeneratorWorker(settings)
@@ -188,10 +189,28 @@ def test_prepared_weights_are_what_a_container_loads_and_a_damaged_shard_is_its_
     damaged = GeneratorWorker(settings)
     damaged.before_snapshot()
     damaged.after_snapshot()
-    assert damaged.engine is None and damaged.fault is not None
-    assert damaged.fault.code == "checkpoint_invalid"
-    assert "transformer/00001.safetensors" in damaged.fault.detail
-    assert "on Modal: setup does it" in damaged.fault.detail
+    assert damaged.engine is not None and damaged.fault is None
+    assert probe.fingerprint(damaged.engine.components) == probe.fingerprint(plain.engine.components)
+    assert damaged.draw(REQUEST)[4:8] == b"ftyp"
+    (refused,) = [line for line in told if line["event"] == ENGINE_PREPARED_REFUSED]
+    assert "transformer/00001.safetensors" in str(refused["detail"])
+    assert "on Modal: setup does it" in str(refused["detail"])
+    ready = [line["loaded_from"] for line in told if line["event"] == GENERATOR_READY]
+    assert ready == [folder.name, "random-0"]
+
+
+def test_a_container_with_neither_form_nor_source_whole_names_both(settings: ModalSettings, models: Path):
+    source = models / "tiny-random" / "random-0"
+    form = prepare(Forms.of(TINY_RANDOM, source, models), packing_of("cpu", accelerate=settings.accelerate))
+    for path in (source / "vae/diffusion_pytorch_model.safetensors", form / "text_encoder/00001.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1])
+    worker = GeneratorWorker(settings)
+    worker.before_snapshot()
+
+    assert worker.engine is None and worker.fault is not None
+    assert worker.fault.code == "checkpoint_invalid"
+    assert "random-0/vae/diffusion_pytorch_model.safetensors" in worker.fault.detail
+    assert f"{form.name}/text_encoder/00001.safetensors" in worker.fault.detail
 
 
 def test_weights_fetched_since_the_snapshot_are_found_at_the_next_start(

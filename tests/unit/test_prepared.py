@@ -14,7 +14,7 @@ from anime_studio.appearing import LOCK, appearing
 from anime_studio.core.errors import CheckpointError, ConfigurationError, DiskFullError
 from anime_studio.core.recipes import TINY_RANDOM
 from anime_studio.engine.preparing import prepare
-from anime_studio.prepared import Forms, Packing, read_layout
+from anime_studio.prepared import Forms, Packing, locate_or_name_all, read_layout
 from support.disks import small_disk_at
 
 CPU = Packing("plain", "float32")
@@ -193,7 +193,10 @@ def test_a_form_of_replaced_source_weights_is_refused_and_made_again(forms, mode
     assert names(models) == ["random-0", folder.name]
 
 
-def test_a_damaged_form_is_made_again(forms, models):
+@pytest.mark.parametrize("large", [False, True])
+def test_a_damaged_form_is_made_again(forms, models, monkeypatch, large):
+    if large:
+        monkeypatch.setattr(weights, "_HASH_AT_EACH_START_BYTES", 0)
     folder = prepare(forms, CPU)
     flip(folder / "vae/00001.safetensors")
 
@@ -263,6 +266,29 @@ def test_a_full_disk_leaves_what_was_there_and_says_how_to_go_on(tiny_checkpoint
         assert REMEDY in raised.value.detail
         assert names(models) == ["random-0"]
         assert weights.verify(TINY_RANDOM, models).folder == forms.source
+
+
+def test_a_wrong_byte_of_a_large_source_is_not_packed(forms, models, monkeypatch):
+    monkeypatch.setattr(weights, "_HASH_AT_EACH_START_BYTES", 0)
+    flip(forms.source / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert weights.locate(TINY_RANDOM, models).folder == forms.source, "only sizes are looked at"
+
+    with pytest.raises(CheckpointError, match=r"diffusion_pytorch_model\.safetensors was altered"):
+        prepare(forms, CPU)
+
+    assert names(models) == ["random-0"]
+
+
+def test_a_damaged_source_is_named_with_its_damaged_forms_and_without_whole_ones(forms, models):
+    whole, damaged = prepare(forms, CPU), prepare(forms, GPU)
+    flip(damaged / "vae/00001.safetensors")
+    (forms.source / "model_index.json").unlink()
+
+    with pytest.raises(CheckpointError, match=r"random-0/model_index\.json is missing") as raised:
+        locate_or_name_all(TINY_RANDOM, models)
+
+    assert f"{damaged.name}/vae/00001.safetensors was altered" in raised.value.detail
+    assert whole.name not in raised.value.detail
 
 
 def test_a_wrong_source_is_named_and_leaves_nothing(forms, models):

@@ -102,6 +102,47 @@ def test_fetching_again_downloads_nothing(hub, tmp_path):
     assert hub.downloads == 1
 
 
+@pytest.mark.parametrize("large", [False, True])
+def test_fetching_mends_what_is_damaged(hub, tmp_path, monkeypatch, large):
+    folder = fetch(hub, tmp_path).folder
+    if large:
+        monkeypatch.setattr(weights, "_HASH_AT_EACH_START_BYTES", 0)
+    path = folder / "vae/diffusion_pytorch_model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="fetch the weights again"):
+        weights.verify(FASTWAN_3STEP, tmp_path)
+
+    fetch(hub, tmp_path)
+
+    assert weights.verify(FASTWAN_3STEP, tmp_path).folder == folder
+    assert hub.downloads == 2
+
+
+def test_a_damaged_checkpoint_stays_until_what_replaces_it_is_whole(hub, tmp_path):
+    folder = fetch(hub, tmp_path).folder
+    (folder / "vae/config.json").unlink()
+    hub.breaks = True
+
+    with pytest.raises(ConnectionError):
+        fetch(hub, tmp_path)
+
+    with pytest.raises(CheckpointError, match=r"vae/config\.json is missing"):
+        weights.locate(FASTWAN_3STEP, tmp_path)
+
+
+def test_a_file_that_the_disk_will_not_give_is_named(models):
+    path = models / "tiny-random/random-0/vae/config.json"
+    path.unlink()
+    path.symlink_to(
+        "/proc/self/mem"
+    )  # is there, has a size, and reading its first byte is an input/output error
+
+    with pytest.raises(CheckpointError, match=r"vae/config\.json cannot be read: Input/output error"):
+        weights.write_manifest(models / "tiny-random/random-0")
+
+
 def test_an_interrupted_fetch_leaves_no_checkpoint_and_the_next_one_finishes(hub, tmp_path):
     hub.breaks = True
     with pytest.raises(ConnectionError):

@@ -25,7 +25,10 @@ from anime_studio.cli.serve import settings_with
 from anime_studio.client import DEFAULT_URL, StudioClient, StudioError
 from anime_studio.core.errors import AnimeStudioError
 from anime_studio.core.recipes import get_recipe
+from anime_studio.engine.acceleration import packing_asked
+from anime_studio.prepared import PREPARE_COMMAND, VERIFY_COMMAND, Forms, locate_or_name_all
 from anime_studio.settings import Settings
+from anime_studio.weights import FETCH_COMMAND, read_manifest, size_bytes_of
 
 GIB: Final = 1024**3
 LOW_DISK_BYTES: Final = 2 * GIB
@@ -72,7 +75,7 @@ def examine(settings: Settings, url: str) -> Iterator[Finding]:
         yield _extra(extra, remark)
     yield _optional_extra("modal", "to deploy")
     yield _gpu()
-    yield _weights(settings)
+    yield from _weights(settings)
     yield _disk(settings.data_dir)
     yield _server(url)
     yield _port(settings)
@@ -134,15 +137,53 @@ def _gpu() -> Finding:
     return Finding("gpu", "ok", "; ".join(told.strip().splitlines()))
 
 
-def _weights(settings: Settings) -> Finding:
-    from anime_studio.weights import locate
-
+def _capability() -> tuple[int, int] | None:
+    """Return the compute capability of the first GPU, None where there is none, without loading torch."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    query = [tool, "--query-gpu=compute_cap", "--format=csv,noheader"]
     try:
-        checkpoint = locate(get_recipe(settings.recipe), settings.models_dir)
+        told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+        major, minor = told.split()[0].split(".")
+        return int(major), int(minor)
+    except (OSError, subprocess.SubprocessError, LookupError, ValueError):
+        return None  # what is wrong with the driver is said under `gpu`
+
+
+def _weights(settings: Settings) -> Iterator[Finding]:
+    recipe = get_recipe(settings.recipe)
+    try:
+        checkpoint = locate_or_name_all(recipe, settings.models_dir)
     except AnimeStudioError as error:
-        command: str | None = getattr(error, "command", None)
-        return Finding("weights", "missing", error.detail, command)
-    return Finding("weights", "ok", f"recipe {settings.recipe}, revision {checkpoint.revision}")
+        fetch = f"{FETCH_COMMAND} --recipe {recipe.name}" if recipe.repo_id else None
+        yield Finding("weights", "missing", error.detail, getattr(error, "command", fetch))
+        return
+    yield Finding("weights", "ok", f"recipe {settings.recipe}, revision {checkpoint.revision}")
+    yield _prepared(settings, Forms.of(recipe, checkpoint.folder, settings.models_dir))
+
+
+def _prepared(settings: Settings, forms: Forms) -> Finding:
+    """Say of the form that these settings load whether a start would take it; checked as a start checks it."""
+    packing = packing_asked(settings.device, accelerate=settings.accelerate, capability=_capability())
+    remedy = f"{PREPARE_COMMAND} --recipe {settings.recipe}"
+    try:
+        form = forms.find(packing)
+    except AnimeStudioError as error:
+        wrong = error.detail.partition("; ")[0]
+        return Finding("prepared", "note", f"{wrong}; each start loads the source instead, slower", remedy)
+    if form is None:
+        told = f"no {forms.folder(packing).name}: each start loads the source, slower"
+        if others := [other.name for other in forms.all()]:
+            told += f"; for other settings or versions there is {', '.join(others)}"
+        if forms.unfinished(packing).exists():
+            told += "; one is being prepared, or was interrupted: preparing again is safe"
+        return Finding("prepared", "note", told, remedy)
+    size_mb = size_bytes_of(read_manifest(form)) / 1e6
+    told = f"{form.name}, {size_mb:,.1f} MB, complete, made from these weights"
+    return Finding(
+        "prepared", "ok", f"{told}; every byte is checked by: {VERIFY_COMMAND} --recipe {settings.recipe}"
+    )
 
 
 def _disk(folder: Path) -> Finding:

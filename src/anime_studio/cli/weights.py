@@ -11,7 +11,7 @@ from anime_studio.cli.output import JsonOption, Output, answering
 from anime_studio.core.recipes import Recipe, get_recipe
 from anime_studio.prepared import PREPARE_COMMAND, Forms, Packing, read_layout
 from anime_studio.settings import Settings
-from anime_studio.weights import Checkpoint, read_manifest
+from anime_studio.weights import Checkpoint, read_manifest, size_bytes_of
 
 RecipeOption = Annotated[
     str, typer.Option("--recipe", envvar="ANIME_STUDIO_RECIPE", help="Name of the recipe.", metavar="NAME")
@@ -95,14 +95,14 @@ def _document(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, object]:
 def _form(folder: Path) -> dict[str, object]:
     layout = read_layout(folder)
     assert layout is not None
-    files = read_manifest(folder).values()
+    files = read_manifest(folder)
     return {
         "folder": str(folder),
         "layout_version": layout.version,
         "text_weights": layout.packing.text_weights,
         "dtype": layout.packing.dtype,
         "files": len(files),
-        "size_bytes": sum(entry["size_bytes"] for entry in files),
+        "size_bytes": size_bytes_of(files),
     }
 
 

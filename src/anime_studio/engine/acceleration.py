@@ -9,8 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING, Final
 
-import torch
+from anime_studio.prepared import Packing
+
+if TYPE_CHECKING:
+    import torch
+
+OLDEST_FAST_GPU: Final = (8, 0)
+"""Compute capability from which the fast paths are taken: Ampere's."""
 
 
 class Attention(StrEnum):
@@ -74,13 +81,15 @@ def acceleration_for(device: torch.device) -> Acceleration:
     """
     if device.type != "cuda":
         return PLAIN
+    import torch  # here, so that `doctor` can ask what a GPU would be served without loading it
+
     capability = torch.cuda.get_device_capability(device)
     return levers(capability)
 
 
 def levers(capability: tuple[int, int]) -> Acceleration:
     """Return the levers for a CUDA compute capability, (major, minor)."""
-    if capability < (8, 0):
+    if capability < OLDEST_FAST_GPU:
         return PLAIN
     return Acceleration(
         fused_denoiser=True,
@@ -92,3 +101,25 @@ def levers(capability: tuple[int, int]) -> Acceleration:
         text_embedding_on_cpu=True,
         text_streamed=3,
     )
+
+
+def packing_for(device_type: str, acceleration: Acceleration) -> Packing:
+    """Return the packing that a device of this type (`cpu`, `cuda`) loads under *acceleration*."""
+    dtype = "bfloat16" if device_type == "cuda" else "float32"
+    return Packing(text_weights=acceleration.text_weights.value, dtype=dtype)
+
+
+def packing_asked(device: str, *, accelerate: bool, capability: tuple[int, int] | None) -> Packing:
+    """Return the packing that settings ask for.
+
+    Args:
+        device: `cpu`, `cuda`, or `auto` for what the machine has. `cuda` need not be here: every GPU that takes
+            the fast paths packs alike.
+        accelerate: Whether the fast paths are asked for.
+        capability: CUDA compute capability of the machine's GPU; None for none.
+    """
+    if device == "auto":
+        device = "cpu" if capability is None else "cuda"
+    if device == "cpu" or not accelerate:
+        return packing_for(device, PLAIN)
+    return packing_for(device, levers(capability or OLDEST_FAST_GPU))

@@ -19,10 +19,10 @@ from anime_studio.core.errors import AnimeStudioError, BadFramesError, EngineErr
 from anime_studio.core.jobs import RenderedClip, Report
 from anime_studio.core.recipes import Recipe
 from anime_studio.engine.acceleration import PLAIN, Acceleration
+from anime_studio.engine.choosing import load_whole
 from anime_studio.engine.decoding import StreamingDecoder
 from anime_studio.engine.denoiser import denoiser_for
-from anime_studio.engine.loading import Components, latent_shape, load_components
-from anime_studio.engine.prepared_loading import packing_for
+from anime_studio.engine.loading import Components, latent_shape
 from anime_studio.engine.sampling import guided, sampler_for, seeded_noise
 from anime_studio.engine.text import PromptEncoder, encoder_revision
 from anime_studio.engine.video import VideoWriter
@@ -232,7 +232,7 @@ def load_engine(
         cache_dir: Where prompt embeddings are kept between runs.
         acceleration: Which fast paths to take.
         models_dir: Where checkpoints are kept: a form of this one that was prepared for device and fast paths is
-            loaded instead. None looks for none.
+            loaded instead; a damaged one is not, and the log says so. None looks for none.
 
     Raises:
         CheckpointError: A file is wrong; the detail names it.
@@ -240,12 +240,10 @@ def load_engine(
         EngineError: The device is not there.
     """
     place = device_named(device)
-    prepared = None
-    if models_dir is not None:
-        prepared = Forms.of(recipe, folder, models_dir).find(packing_for(place.type, acceleration))
+    forms = None if models_dir is None else Forms.of(recipe, folder, models_dir)
     with _engine_errors():
         return Engine(
-            load_components(prepared or folder, place, acceleration),
+            load_whole(folder, forms, place, acceleration),
             recipe,
             revision=encoder_revision(folder),
             cache_dir=cache_dir,

@@ -25,9 +25,9 @@ from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 from transformers.utils import logging as transformers_logging
 
 from anime_studio.core.errors import CheckpointError, OutOfMemoryError
-from anime_studio.engine.acceleration import PLAIN, Acceleration, TextWeights
+from anime_studio.engine.acceleration import PLAIN, Acceleration, TextWeights, packing_for
 from anime_studio.engine.linears import HostEmbedding, pack_linears
-from anime_studio.engine.prepared_loading import packing_for, read_prepared
+from anime_studio.engine.prepared_loading import read_prepared
 from anime_studio.engine.shards import check_tensors, read_header
 from anime_studio.engine.streaming import stream_layers, waiting_layers
 from anime_studio.prepared import read_layout, require_packing, saying_remedy
@@ -58,6 +58,7 @@ class Components:
     """The four loaded parts of a Wan pipeline, on one device.
 
     Attributes:
+        folder: What they were read from: a checkpoint as fetched, or a prepared form of one.
         tokenizer: A transformers tokenizer.
         text_encoder: UMT5 encoder.
         transformer: The denoiser.
@@ -67,6 +68,7 @@ class Components:
         dtype: Of text encoder, denoiser and VAE: float32 on a CPU, bfloat16 on a GPU.
     """
 
+    folder: Path
     tokenizer: Any
     text_encoder: Any
     transformer: Any
@@ -98,6 +100,7 @@ def load_components(folder: Path, device: torch.device, acceleration: Accelerati
                 with saying_remedy(folder), _naming(folder):
                     parts = read_prepared(folder, empty, dtype, device, acceleration)
             return Components(
+                folder=folder,
                 tokenizer=tokenizer.result(),
                 **parts,
                 scheduler_config=_read_json(folder / "scheduler" / "scheduler_config.json"),

@@ -20,7 +20,6 @@ from anime_studio.engine.linears import HostEmbedding, pack_linears
 from anime_studio.engine.shard_reader import ShardReader
 from anime_studio.engine.shards import Entry, check_tensors, read_header
 from anime_studio.engine.streaming import home_for, stream_layers, waiting_layers
-from anime_studio.prepared import Packing
 from anime_studio.weights import read_manifest
 
 TABLE = "shared.weight"
@@ -29,12 +28,6 @@ TABLE_AGAIN = "encoder.embed_tokens.weight"
 _META = torch.device("meta")
 
 Headers = Mapping[Path, Mapping[str, Entry]]
-
-
-def packing_for(device_type: str, acceleration: Acceleration) -> Packing:
-    """Return the packing that a device of this type (`cpu`, `cuda`) loads under *acceleration*."""
-    dtype = "bfloat16" if device_type == "cuda" else "float32"
-    return Packing(text_weights=acceleration.text_weights.value, dtype=dtype)
 
 
 def read_prepared(

@@ -16,9 +16,9 @@ import torch
 
 from anime_studio.appearing import appearing
 from anime_studio.core.errors import CheckpointError, DiskFullError
-from anime_studio.engine.acceleration import PLAIN, TextWeights, acceleration_for, levers
+from anime_studio.engine.acceleration import TextWeights, packing_asked
 from anime_studio.engine.loading import check_folder, decoder_alone, load_part
-from anime_studio.engine.prepared_loading import open_form, pack_text, packing_for, served_tensors
+from anime_studio.engine.prepared_loading import open_form, pack_text, served_tensors
 from anime_studio.engine.shards import write_shards
 from anime_studio.prepared import (
     LAYOUT_VERSION,
@@ -28,33 +28,21 @@ from anime_studio.prepared import (
     Packing,
     write_manifest,
 )
-from anime_studio.weights import MANIFEST, sha256_of
+from anime_studio.weights import MANIFEST, check_files, read_manifest, sha256_of
 
 SHARD_BYTES: Final = 512 * 1024**2
 """Twenty files for Wan 2.1 1.3B: few to open, many to fetch at once where each file has a server of its own."""
 PARTS: Final = ("text_encoder", "transformer", "vae")
 _COPIED: Final = ("model_index.json", "tokenizer", "scheduler", *(f"{part}/config.json" for part in PARTS))
 
-_OLDEST_FAST_GPU: Final = (8, 0)
-
 Progress = Callable[[str, int, int], None]
 """Told of each shard: the component, its bytes written so far, and all its bytes."""
 
 
 def packing_of(device: str, *, accelerate: bool) -> Packing:
-    """Return what a deployment loads.
-
-    Args:
-        device: `cpu`, `cuda`, or `auto` for what this machine has. `cuda` need not be here: every GPU that takes
-            the fast paths packs alike.
-        accelerate: Whether the fast paths are asked for.
-    """
-    here = torch.cuda.is_available()
-    if device == "auto":
-        device = "cuda" if here else "cpu"
-    if device == "cpu" or not accelerate:
-        return packing_for(device, PLAIN)
-    return packing_for(device, acceleration_for(torch.device("cuda")) if here else levers(_OLDEST_FAST_GPU))
+    """Return what settings ask for on this machine; see `packing_asked`."""
+    capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
+    return packing_asked(device, accelerate=accelerate, capability=capability)
 
 
 def prepare(
@@ -97,14 +85,19 @@ def prepare(
 
 def _whole(forms: Forms, packing: Packing) -> Path | None:
     try:
-        return forms.find(packing)
+        form = forms.find(packing)
+        if form is not None:  # each byte, or what `verify` refuses would never be mended
+            check_files(form, read_manifest(form), hashes=True)
     except CheckpointError:  # damaged, or of an older source: it is made again
         return None
+    return form
 
 
 def _write(folder: Path, forms: Forms, packing: Packing, progress: Progress, shard_bytes: int) -> None:
     source = forms.source
     check_folder(source, weights=True)
+    # A form has hashes of its own: what is wrong in the source would be right in it, for good.
+    check_files(source, read_manifest(source), hashes=True)
     files: dict[str, dict[str, Any]] = {}
     for part in PARTS:
         tensors = served_tensors(_packed(source / part, packing))

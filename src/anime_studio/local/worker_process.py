@@ -30,11 +30,12 @@ from anime_studio.core.recipes import Recipe, get_recipe
 from anime_studio.local.data_dir import DataDir
 from anime_studio.local.status import WorkerStatus
 from anime_studio.pace import FIRST_PACE, Pace
+from anime_studio.prepared import locate_or_name_all
 from anime_studio.settings import Settings
 from anime_studio.storage.folder_clips import FolderClips, Retention
 from anime_studio.storage.sqlite_desk import SqliteDesk
 from anime_studio.telemetry import JOBS_SWEPT, configure_logging, log_job
-from anime_studio.weights import Checkpoint, locate
+from anime_studio.weights import Checkpoint
 from anime_studio.worker import run_job
 
 LOOK_FOR_WORK_EVERY_S: Final = 0.25
@@ -140,7 +141,7 @@ def _load_engine(recipe: Recipe, folder: Path, settings: Settings) -> Renderer:
 def _wait_for_weights(settings: Settings, say: Say) -> Checkpoint:
     while True:
         try:
-            return locate(get_recipe(settings.recipe), settings.models_dir)
+            return locate_or_name_all(get_recipe(settings.recipe), settings.models_dir)
         except WeightsMissingError as error:
             say(WorkerStatus.blocked(error))
             time.sleep(LOOK_FOR_WEIGHTS_EVERY_S)

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from anime_studio.core.errors import CheckpointError
 from anime_studio.core.recipes import DEMO, TINY_RANDOM
-from anime_studio.engine import engine as engines
-from anime_studio.engine.acceleration import PLAIN, Acceleration, TextWeights, levers
+from anime_studio.engine import choosing
+from anime_studio.engine.acceleration import PLAIN, Acceleration, TextWeights, levers, packing_for
 from anime_studio.engine.engine import load_engine
 from anime_studio.engine.loading import (
     Components,
@@ -20,7 +20,7 @@ from anime_studio.engine.loading import (
     load_part,
     place_text_encoder,
 )
-from anime_studio.engine.prepared_loading import packing_for, read_prepared
+from anime_studio.engine.prepared_loading import read_prepared
 from anime_studio.engine.preparing import packing_of, prepare
 from anime_studio.prepared import Forms, Packing
 from anime_studio.weights import PACKAGED
@@ -121,7 +121,7 @@ def test_a_clip_drawn_from_a_prepared_form_is_the_same_file(forms, tmp_path, mon
                 parameter.data = parameter.data.clone()
         return components
 
-    monkeypatch.setattr(engines, "load_components", load_aligned)
+    monkeypatch.setattr(choosing, "load_components", load_aligned)
     before = load_engine(TINY_RANDOM, forms.source, device="cpu", models_dir=tmp_path)
     folder = prepare(forms, packing_for("cpu", PLAIN))
     after = load_engine(TINY_RANDOM, forms.source, device="cpu", models_dir=tmp_path)
