@@ -90,7 +90,9 @@ def evaluate(
         _save_sheets(results, way, clips, prompts)
     served = rows.get("student") or rows["teacher"]
     evaluation: dict[str, Any] = {"prompts": len(prompts), "steps": STUDENT_STEPS, "guidance": None, **served}
-    evaluation["vae_psnr_db"] = round(measure_vae(machine, scale, vae, state), 2)
+    reconstruction = measure_vae(machine, scale, vae, state)
+    evaluation["vae_psnr_db"] = round(reconstruction.psnr_db, 2)
+    evaluation["vae_psnr_by_weather_db"] = reconstruction.by_weather_db
     evaluation["judge_on_rendered_held_out"] = json.loads((state / "judge" / "accuracy.json").read_text())
     evaluation["others"] = {name: row for name, row in rows.items() if name != "student"}
     save_json(results / "evaluation.json", evaluation)

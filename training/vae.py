@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from training.autoencoder import build_vae, channels_last, decode_clip, encode_clip, load_vae
 from training.clips import Feeder, draw, scenes_and_parameters, to_levels, to_pictures
@@ -20,6 +22,7 @@ from training.config import Scale
 from training.machine import Machine
 from training.optimize import Learner, ramp
 from training.report import Curve, save_sheet
+from training.world.scene import WEATHERS
 
 RATE = 1e-3
 FOCUS_WEIGHT = 3.0
@@ -79,12 +82,12 @@ def train_vae(
                 f"vae {step} {fraction:.0%} loss {loss.item():.4f} psnr {psnr:.2f} norm {norm.item():.2f}"
             )
     learner.use_average()
-    psnr = measure_vae(machine, scale, vae.eval(), state)
+    reconstruction = measure_vae(machine, scale, vae.eval(), state)
     if machine.is_first:
         vae.to(memory_format=torch.contiguous_format).half().save_pretrained(state / "vae")
         curve.save(state / "curves" / "vae.png")
-    machine.say(f"vae psnr {psnr:.2f} dB")
-    return psnr
+    machine.say(f"vae {reconstruction}")
+    return reconstruction.psnr_db
 
 
 def _loss(vae: Any, levels: torch.Tensor, focus: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,21 +113,26 @@ def _slope(error: torch.Tensor, weight: torch.Tensor, axis: int) -> torch.Tensor
     return (weight.narrow(axis, 1, length) * error.diff(dim=axis).abs()).mean()
 
 
-@torch.no_grad()
-def measure_vae(machine: Machine, scale: Scale, vae: Any, state: Path) -> float:
-    """Measure PSNR on held-out clips, write the latents' statistics into the VAE's configuration, save a sheet.
+@dataclass(frozen=True)
+class Reconstruction:
+    """How near the VAE comes to held-out clips: means over clips of each whole clip's PSNR, in dB."""
 
-    Returns:
-        The mean over clips of each whole clip's PSNR, in dB.
-    """
-    _, parameters = scenes_and_parameters(
+    psnr_db: float
+    by_weather_db: dict[str, float]
+
+
+@torch.no_grad()
+def measure_vae(machine: Machine, scale: Scale, vae: Any, state: Path) -> Reconstruction:
+    """Measure PSNR on held-out clips, write the latents' statistics into the VAE's configuration, save a sheet."""
+    scenes, parameters = scenes_and_parameters(
         scale.held_out_clips, random.Random(99 + machine.rank), held_out=True
     )
     ratios: list[torch.Tensor] = []
     sums: list[torch.Tensor] = []
     rows: list[torch.Tensor] = []
+    generator = torch.Generator(machine.device).manual_seed(machine.rank)
     for batch in torch.split(parameters.to(machine.device), scale.vae_batch):
-        clip, _ = draw(batch, scale.frames, scale.height, scale.width)
+        clip, _ = draw(batch, scale.frames, scale.height, scale.width, generator)
         levels = to_levels(clip, machine.dtype)
         with machine.autocast():
             mean, _ = encode_clip(vae, levels)
@@ -134,11 +142,20 @@ def measure_vae(machine: Machine, scale: Scale, vae: Any, state: Path) -> float:
         if len(rows) < 8:
             shown = [0, scale.frames // 4, scale.frames // 2, scale.frames - 1]
             rows.append(torch.cat([clip[0][:, shown], to_pictures(again[0])[:, shown]], 1).transpose(0, 1))
-    both = torch.stack(sums).mean(0)
-    psnr = torch.cat(ratios).mean()
-    machine.average_([both, psnr])
+    both, psnr_db = torch.stack(sums).mean(0), torch.cat(ratios).double()
+    weather = torch.tensor([WEATHERS.index(scene.weather) for scene in scenes], device=machine.device)
+    shares = F.one_hot(weather, len(WEATHERS)).double()
+    totals_db, clips = psnr_db @ shares, shares.sum(0)
+    machine.average_([both, totals_db, clips])
     mean_z, std_z = both[0], (both[1] - both[0].square()).sqrt()
     vae.register_to_config(latents_mean=mean_z.tolist(), latents_std=std_z.tolist())
     if machine.is_first:
         save_sheet(state / "sheets" / "vae.png", rows)
-    return float(psnr)
+    return Reconstruction(
+        psnr_db=float(totals_db.sum() / clips.sum()),
+        by_weather_db={
+            name: round(float(total / count), 2)
+            for name, total, count in zip(WEATHERS, totals_db, clips, strict=True)
+            if count
+        },
+    )
