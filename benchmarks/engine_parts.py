@@ -36,6 +36,8 @@ GATE_STD = 0.3
 """Random gates are about 1/39 and would hide what happens inside the layers; trained ones are not."""
 CONTRAST = 0.1
 """Of the VAE's last convolution: x264's time depends on content, and full-range noise is no drawing."""
+Groups = list[np.ndarray[Any, Any]]
+"""A clip's frames as they come, some at a time: uint8 (n, height, width, 3)."""
 _KEPT_WIDE = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
 """`WanTransformer3DModel._keep_in_fp32_modules`, which `from_pretrained` honours and a constructor does not."""
 
@@ -155,11 +157,11 @@ class Diffusers:
         latents, embeddings = latents.to(transformer.dtype), embeddings.to(transformer.dtype)
         return lambda: transformer(latents, timestep, embeddings, return_dict=False)[0]
 
-    def decode(self, latents: torch.Tensor) -> np.ndarray[Any, Any]:
+    def decode(self, latents: torch.Tensor) -> Groups:
         """Latents to uint8 frames in main memory."""
         decoded = self.decode_raw(latents)
         frames = self._pipeline.video_processor.postprocess_video(decoded, output_type="np")[0]
-        return (frames * 255).round().astype(np.uint8)
+        return [(frames * 255).round().astype(np.uint8)]
 
     def decode_raw(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents to frames (1, 3, n, height, width), as `WanPipeline.__call__` ends."""
@@ -185,7 +187,7 @@ class Diffusers:
             generator=torch.Generator("cpu").manual_seed(spec.seed),
             output_type="np",
         ).frames[0]
-        return encode((frames * 255).round().astype(np.uint8), spec)
+        return encode([(frames * 255).round().astype(np.uint8)], spec)
 
 
 class Ours:
@@ -203,9 +205,9 @@ class Ours:
         text, timestep = self.engine.denoiser.condition(embeddings), torch.tensor(757, device=latents.device)
         return lambda: self.engine.denoiser(latents, timestep, text)
 
-    def decode(self, latents: torch.Tensor) -> np.ndarray[Any, Any]:
+    def decode(self, latents: torch.Tensor) -> Groups:
         """Latents to uint8 frames in main memory."""
-        return np.concatenate(list(self.engine.frames(latents)))
+        return list(self.engine.frames(latents))
 
     def render(self, spec: ClipSpec) -> bytes:
         """Prompt to MP4 bytes."""
@@ -213,13 +215,14 @@ class Ours:
             return self.engine.render(spec, Path(folder), lambda *_: None).video.read_bytes()
 
 
-def encode(frames: np.ndarray[Any, Any], spec: ClipSpec) -> bytes:
+def encode(groups: Groups, spec: ClipSpec) -> bytes:
     """Frames to MP4 bytes by our writer; both sides use it."""
     with tempfile.TemporaryDirectory() as folder:
         video, poster = Path(folder, "clip.mp4"), Path(folder, "poster.jpg")
         size = (spec.width, spec.height)
         with VideoWriter(
-            video, poster, size=size, fps=spec.fps, num_frames=len(frames), metadata="benchmark"
+            video, poster, size=size, fps=spec.fps, num_frames=spec.num_frames, metadata="benchmark"
         ) as writer:
-            writer.write(frames)
+            for group in groups:
+                writer.write(group)
         return video.read_bytes()

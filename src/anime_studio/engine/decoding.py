@@ -147,7 +147,7 @@ class StreamingDecoder:
         return step
 
     def _upsample(self, resample: Any) -> list[Step]:
-        enlarge = _Doubling(resample.resample[1])
+        enlarge = _Doubling(resample.resample[1], fused=self._fused)
         if resample.mode != "upsample3d":
             return [enlarge]
         doubling = _TimeDoubling(self._conv(resample.time_conv))
@@ -218,23 +218,29 @@ class _Doubling:
     the kernel's taps, 16 products for each input pixel where the repeated image takes 36.
     """
 
-    def __init__(self, conv: Any) -> None:
+    def __init__(self, conv: Any, *, fused: bool) -> None:
         weight: torch.Tensor = conv.weight.data
         rows = _taps_of_phases(weight.double(), dim=2)
         phases = [phase for row in rows for phase in _taps_of_phases(row, dim=3)]
         self._channels = weight.shape[0]
         self._weight = torch.cat(phases).to(weight.dtype).contiguous(memory_format=torch.channels_last)
-        self._bias: torch.Tensor = conv.bias.data.view(1, -1, 1, 1)
+        self._bias: torch.Tensor = conv.bias.data
+        self._fused = fused
 
     def __call__(self, x: Frames) -> Frames:
-        count, _, height, width = x.shape
         mixed = F.conv2d(x, self._weight, padding=1)
+        if self._fused:
+            from anime_studio.engine.decoder_kernels import interleave_phases
+
+            return interleave_phases(mixed, self._bias)
+        count, _, height, width = x.shape
+        bias = self._bias.view(1, -1, 1, 1)
         out = x.new_empty((count, 2 * height, 2 * width, self._channels)).permute(0, 3, 1, 2)
         for index, phase in enumerate(torch.split(mixed, self._channels, dim=1)):
             row, column = divmod(index, 2)
             # Place (i, j) of `mixed` covers input rows i - 1 and i: the even row's pair, and the odd row's one later.
             seen = phase[:, :, row : row + height, column : column + width]
-            torch.add(seen, self._bias, out=out[:, :, row::2, column::2])
+            torch.add(seen, bias, out=out[:, :, row::2, column::2])
         return out
 
 

@@ -14,6 +14,8 @@ import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 
 _TENSOR_CORE_CHANNELS = 8
 """16-bit tensor-core convolutions want channels in multiples of 8 (cuDNN developer guide, "Tensor Ops")."""
+_TILE_CHANNELS = 128
+"""What cuDNN's fastest kernel draws at once: on an H200 96 channels take 3.7 ms by themselves, as part of 128 3.0."""
 
 
 class FusedConv:
@@ -31,7 +33,7 @@ class FusedConv:
         weight: torch.Tensor = module.weight.data
         self.bias: torch.Tensor = module.bias.data
         self._outputs = weight.shape[0]
-        padded = F.pad(weight, (0, 0) * 4 + (0, -self._outputs % _TENSOR_CORE_CHANNELS))
+        padded = F.pad(weight, (0, 0) * 4 + (0, _outputs_drawn(self._outputs) - self._outputs))
         self._weight = padded.contiguous(memory_format=torch.channels_last_3d)
         if padded.shape == weight.shape:
             module.weight.data = self._weight  # kept once
@@ -45,16 +47,26 @@ class FusedConv:
         self._past = None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Convolve (n, c, height, width), channels last; the bias is not yet added."""
+        """Convolve (n, c, height, width), channels last; the bias is not yet added.
+
+        What comes back may be the first channels of more.
+        """
         from anime_studio.engine.decoder_kernels import remember_and_norm
 
         if self._past is None:
             self._past = x.new_zeros((2, *x.shape[1:])).contiguous(memory_format=torch.channels_last)
         seen = remember_and_norm(x, self._past, self._gain, self._input_bias)
         out = F.conv3d(seen.permute(1, 0, 2, 3)[None], self._weight, None, padding=self._padding)
-        frames = out[0, : self._outputs].permute(1, 0, 2, 3)
-        return frames.contiguous(memory_format=torch.channels_last)
+        out = out.contiguous(memory_format=torch.channels_last_3d)  # as cuDNN gives it
+        return out[0, : self._outputs].permute(1, 0, 2, 3)
 
     def biased(self, x: torch.Tensor) -> torch.Tensor:
-        """Convolve and add the bias."""
-        return self(x).add_(self.bias.view(1, -1, 1, 1))
+        """Convolve and add the bias: (n, channels, height, width), channels last."""
+        drawn = self(x) + self.bias.view(1, -1, 1, 1)
+        return drawn.contiguous(memory_format=torch.channels_last)
+
+
+def _outputs_drawn(outputs: int) -> int:
+    if _TILE_CHANNELS // 2 < outputs < _TILE_CHANNELS:
+        return _TILE_CHANNELS
+    return outputs + -outputs % _TENSOR_CORE_CHANNELS

@@ -26,15 +26,18 @@ def kernel_equals_torch() -> None:
     from anime_studio.engine.denoiser_kernels import _gelu_rows_to_e4m3
     from anime_studio.engine.linears import E4M3_MAX, TINY, to_e4m3
 
-    x = (3 * torch.randn(5, 280, generator=torch.Generator().manual_seed(0))).bfloat16()
-    x[1] = 0.0
-    # Float32 takes the levels before they are rounded: the interpreter rounds to e4m3 otherwise than a GPU does.
-    levels, scale = torch.empty(5, 280), torch.empty(5, 1)
-    _gelu_rows_to_e4m3[(5,)](x, levels, scale, 280, BLOCK=512, LARGEST=E4M3_MAX, SMALLEST=TINY)
-    exact = functional.gelu(x.float(), approximate="tanh")
-    _, expected = to_e4m3(exact)
-    torch.testing.assert_close(scale, expected, rtol=1e-5, atol=0)
-    torch.testing.assert_close(levels * scale, exact, rtol=1e-4, atol=1e-5)
+    for width, head, tail in ((280, 256, 32), (256, 256, 1)):
+        x = (3 * torch.randn(5, width, generator=torch.Generator().manual_seed(0))).bfloat16()
+        x[1] = 0.0
+        # Float32 takes the levels before they are rounded: the interpreter rounds to e4m3 otherwise than a GPU does.
+        levels, scale = torch.empty(5, width), torch.empty(5, 1)
+        _gelu_rows_to_e4m3[(5,)](
+            x, levels, scale, width, HEAD=head, TAIL=tail, LARGEST=E4M3_MAX, SMALLEST=TINY
+        )
+        exact = functional.gelu(x.float(), approximate="tanh")
+        _, expected = to_e4m3(exact)
+        torch.testing.assert_close(scale, expected, rtol=1e-5, atol=0)
+        torch.testing.assert_close(levels * scale, exact, rtol=1e-4, atol=1e-5)
 
 
 if __name__ == "__main__":
