@@ -35,7 +35,7 @@ from anime_studio.engine.prepared_loading import open_form  # noqa: E402
 from anime_studio.engine.preparing import prepare  # noqa: E402
 from anime_studio.engine.ready import levers_for  # noqa: E402
 from anime_studio.engine.shards import read_header  # noqa: E402
-from anime_studio.engine.streaming import home_for, waiting_layers  # noqa: E402
+from anime_studio.engine.streaming import home_for  # noqa: E402
 from anime_studio.engine.tiny import write_checkpoint, write_tiny_random  # noqa: E402
 from anime_studio.prepared import Forms  # noqa: E402
 
@@ -78,7 +78,9 @@ def place(models: Path, *, cpu: bool) -> Place:
     device = CPU if cpu else torch.device("cuda", 0)
     levers = levers_for(recipe, device)
     if cpu:
-        levers = replace(levers, text_weights=TextWeights.INT8, text_embedding_on_cpu=True, text_streamed=1)
+        levers = replace(
+            levers, text_weights=TextWeights.INT8, text_embedding_on_cpu=True, text_streamed=True
+        )
     return Place(Forms.of(recipe, models / recipe.name / REVISION, models), device, levers)
 
 
@@ -211,7 +213,7 @@ def _parts(where: Place) -> dict[str, float]:
     decoder_alone(empty["vae"])
     open_form(where.prepared, empty, getattr(torch, packing.dtype), where.levers.text_weights)
     built = time.perf_counter()
-    layers = waiting_layers(empty["text_encoder"].encoder.block, where.levers.text_streamed).values()
+    layers = empty["text_encoder"].encoder.block
     homes = [home_for(layer, pinned=where.device.type == "cuda") for layer in layers]
     seconds = time.perf_counter() - built
     pinned_bytes = sum(home.nbytes for home, _ in homes)

@@ -105,7 +105,7 @@ def test_streamed_text_layers_embed_the_same_bits():
         model = UMT5EncoderModel(config).bfloat16().eval().requires_grad_(False)
     levers = Acceleration(text_weights=TextWeights.INT8)
     resident = place_text_encoder(copy.deepcopy(model), CUDA, levers)
-    streamed = place_text_encoder(model, CUDA, dataclasses.replace(levers, text_streamed=3))
+    streamed = place_text_encoder(model, CUDA, dataclasses.replace(levers, text_streamed=True))
 
     for _ in range(4):
         tokens = torch.randint(1, 999, (1, 512), device=CUDA)

@@ -55,8 +55,8 @@ class Acceleration:
         text_weights: See `TextWeights`.
         text_embedding_on_cpu: Keep UMT5's embedding table (1.05e9 numbers, of which a prompt reads 512 rows)
             in main memory.
-        text_streamed: Of every four layers of the text encoder, how many wait in main memory and are copied to the
-            device while others compute (`engine.streaming`).
+        text_streamed: Keep the text encoder's layers in main memory and copy each to the device while the one before
+            it computes (`engine.streaming`).
     """
 
     fused_denoiser: bool = False
@@ -67,7 +67,7 @@ class Acceleration:
     decode_chunk: int = 1
     text_weights: TextWeights = TextWeights.PLAIN
     text_embedding_on_cpu: bool = False
-    text_streamed: int = 0
+    text_streamed: bool = False
 
 
 PLAIN = Acceleration()
@@ -99,7 +99,7 @@ def levers(capability: tuple[int, int]) -> Acceleration:
         decode_chunk=2,
         text_weights=TextWeights.INT8,  # as small as e4m3, and a third of its error: docs/performance.md
         text_embedding_on_cpu=True,
-        text_streamed=3,
+        text_streamed=True,
     )
 
 

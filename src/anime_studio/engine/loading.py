@@ -29,7 +29,7 @@ from anime_studio.engine.acceleration import PLAIN, Acceleration, TextWeights, p
 from anime_studio.engine.linears import HostEmbedding, pack_linears
 from anime_studio.engine.prepared_loading import read_prepared
 from anime_studio.engine.shards import check_tensors, read_header
-from anime_studio.engine.streaming import stream_layers, waiting_layers
+from anime_studio.engine.streaming import stream_layers
 from anime_studio.prepared import read_layout, require_packing, saying_remedy
 
 _CLASSES = {
@@ -256,8 +256,7 @@ def place_text_encoder(text_encoder: Any, device: torch.device, acceleration: Ac
         text_encoder.shared = text_encoder.encoder.embed_tokens = table
     text_encoder = text_encoder.to(device)
     if acceleration.text_streamed:
-        waiting = waiting_layers(text_encoder.encoder.block, acceleration.text_streamed)
-        stream_layers(text_encoder.encoder, list(waiting.values()), device)
+        stream_layers(text_encoder.encoder, text_encoder.encoder.block, device)
     return text_encoder
 
 

@@ -19,12 +19,13 @@ from anime_studio.engine.acceleration import Acceleration, TextWeights
 from anime_studio.engine.linears import HostEmbedding, pack_linears
 from anime_studio.engine.shard_reader import ShardReader
 from anime_studio.engine.shards import Entry, check_tensors, read_header
-from anime_studio.engine.streaming import home_for, stream_layers, waiting_layers
+from anime_studio.engine.streaming import home_for, stream_layers
 from anime_studio.weights import read_manifest
 
 TABLE = "shared.weight"
 """The text encoder's embedding table; the encoder's own name for it is left out of prepared files."""
 TABLE_AGAIN = "encoder.embed_tokens.weight"
+LAYERS = "encoder.block."
 _META = torch.device("meta")
 
 Headers = Mapping[Path, Mapping[str, Entry]]
@@ -58,8 +59,7 @@ def read_prepared(
             empty[name].load_state_dict(room, assign=True)
         homes = _begin_text(reader, files["text_encoder"], text, device, acceleration)
     if homes:
-        waiting = waiting_layers(text.encoder.block, acceleration.text_streamed)
-        stream_layers(text.encoder, list(waiting.values()), device, homes)
+        stream_layers(text.encoder, text.encoder.block, device, homes)
     models = {"text_encoder": text, "transformer": transformer.to(device), "vae": vae}
     return {name: model.eval().requires_grad_(False) for name, model in models.items()}
 
@@ -135,32 +135,27 @@ def _begin_text(
     reader: ShardReader, files: Headers, text: Any, device: torch.device, acceleration: Acceleration
 ) -> list[torch.Tensor]:
     """Have the text encoder filled, part of which stays in main memory; return the waiting layers' homes."""
-    waiting = {
-        f"encoder.block.{index}.": layer
-        for index, layer in waiting_layers(text.encoder.block, acceleration.text_streamed).items()
-    }
     table_on = torch.device("cpu") if acceleration.text_embedding_on_cpu else device
-    resident = _resident(files, tuple(waiting))
+    resident = _without_layers(files) if acceleration.text_streamed else files
     room = _room(resident, lambda name: table_on if name == TABLE else device)
     _begin(reader, files, room)
     homes = []
-    for (
-        prefix,
-        layer,
-    ) in waiting.items():  # pinning takes as long as reading: what is there first is read meanwhile
-        home, parts = home_for(layer, pinned=device.type == "cuda")
-        homes.append(home)
-        named = {prefix + name: part for name, part in parts.items()}
-        _begin(reader, files, named)
-        room |= named
+    if acceleration.text_streamed:
+        for index, layer in enumerate(text.encoder.block):
+            # Pinning takes as long as reading: what is pinned is read while the next is.
+            home, parts = home_for(layer, pinned=device.type == "cuda")
+            homes.append(home)
+            named = {f"{LAYERS}{index}.{name}": part for name, part in parts.items()}
+            _begin(reader, files, named)
+            room |= named
     text.load_state_dict(room | {TABLE_AGAIN: room[TABLE]}, assign=True)
     if acceleration.text_embedding_on_cpu:
         text.shared = text.encoder.embed_tokens = HostEmbedding(text.shared, device)
     return homes
 
 
-def _resident(files: Headers, waiting: tuple[str, ...]) -> Headers:
+def _without_layers(files: Headers) -> Headers:
     return {
-        path: {name: entry for name, entry in entries.items() if not name.startswith(waiting)}
+        path: {name: entry for name, entry in entries.items() if not name.startswith(LAYERS)}
         for path, entries in files.items()
     }

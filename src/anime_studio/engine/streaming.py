@@ -2,11 +2,12 @@
 
 UMT5-XXL is three quarters of the weights and works for a fiftieth of a clip's time: kept on the GPU it fills the
 memory snapshot and nothing else. Copies run on a stream of their own, two layers ahead, while other layers compute.
-diffusers' group offloading does the same for whole models; it copies each tensor by itself and leaves no layer behind.
+diffusers' group offloading does the same; it copies each tensor by itself.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,11 +20,6 @@ _SLOTS = 2
 """Places on the device: one layer computes while the next one arrives."""
 
 
-def waiting_layers(layers: Sequence[nn.Module], of_four: int) -> dict[int, nn.Module]:
-    """Return those of *layers* that wait in main memory when so many of every four do, by their index."""
-    return {index: layer for index, layer in enumerate(layers) if index % 4 < of_four}
-
-
 def stream_layers(
     model: nn.Module,
     layers: Sequence[nn.Module],
@@ -34,7 +30,7 @@ def stream_layers(
 
     Args:
         model: Runs the layers in the order given, each once; for one thread at a time.
-        layers: They may lie anywhere among others that stay on the device.
+        layers: All of them, on any device; their weights move.
         device: A CUDA device; a CPU for tests, where nothing is ahead of anything.
         homes: The layers' bytes in main memory where they lie there already, as `home_for` lays them out.
     """
@@ -99,9 +95,23 @@ def home_for(layer: nn.Module, *, pinned: bool) -> tuple[torch.Tensor, dict[str,
     """
     places = list(_places(layer))
     _, _, begin, count = places[-1]
-    flat = torch.empty(begin + count, dtype=torch.uint8, pin_memory=pinned)
+    flat = torch.empty(begin + count, dtype=torch.uint8)
+    if pinned:
+        _pin(flat)
     parts = {name: _part(flat, tensor, begin, count) for name, tensor, begin, count in places}
     return flat, parts
+
+
+def _pin(flat: torch.Tensor) -> None:
+    """Lock *flat* in main memory, so that copies from it run by themselves.
+
+    The driver need only lock our memory. Memory of its own (`pin_memory`) it has to restore with a snapshot: 3.5 GB
+    took a resume on an H200 from 0.87 to 1.20 s, where locked memory took it to 0.90.
+    """
+    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    torch.cuda.check_error(runtime.cudaHostRegister(flat.data_ptr(), len(flat), 0))
+    # Before its memory goes back; not at the end of the process, which the driver sees to.
+    weakref.finalize(flat, runtime.cudaHostUnregister, flat.data_ptr()).atexit = False
 
 
 def _places(layer: nn.Module) -> Iterator[tuple[str, torch.Tensor, int, int]]:

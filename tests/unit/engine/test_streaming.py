@@ -23,17 +23,16 @@ def embed(model: UMT5EncoderModel, seed: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", [TextWeights.PLAIN, TextWeights.INT8])
-@pytest.mark.parametrize("streamed", [1, 2, 3, 4])
-def test_streamed_layers_embed_the_same_bits_prompt_after_prompt(kind, streamed):
+def test_streamed_layers_embed_the_same_bits_prompt_after_prompt(kind):
     resident = place_text_encoder(encoder(), CPU, Acceleration(text_weights=kind))
-    ours = place_text_encoder(encoder(), CPU, Acceleration(text_weights=kind, text_streamed=streamed))
+    ours = place_text_encoder(encoder(), CPU, Acceleration(text_weights=kind, text_streamed=True))
 
     for seed in (1, 2, 1):
         assert torch.equal(embed(ours, seed), embed(resident, seed))
 
 
-def test_all_streamed_layers_share_two_places():
-    model = place_text_encoder(encoder(), CPU, Acceleration(text_streamed=4))
+def test_streamed_layers_share_two_places():
+    model = place_text_encoder(encoder(), CPU, Acceleration(text_streamed=True))
 
     places = {parameter.untyped_storage().data_ptr() for parameter in model.encoder.block.parameters()}
 
