@@ -146,11 +146,15 @@ class Report:
         """Keep *news*; a tiny shape's times are no result and are not written."""
         self.result |= news
         self.result["readiness"] = readiness(self._ways())
-        device = self.result.get("device", "cpu")
-        if self._out is not None and device != "cpu":
+        if self._out is not None and self.on_gpu:
             self._out.mkdir(parents=True, exist_ok=True)
-            path = self._out / f"cold_start_{device.split()[-1].lower()}.json"
+            path = self._out / f"cold_start_{self.result['device'].split()[-1].lower()}.json"
             path.write_text(json.dumps(self.result, indent=2) + "\n", encoding="utf-8")
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether there is something to suspend."""
+        return self.result.get("capability") is not None
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -171,11 +175,12 @@ class Report:
         return ways
 
 
-def make(report: Report, models: Path, *, cpu: bool) -> None:
-    """Have a checkpoint written and prepared; the first line names the machine."""
+def make(report: Report, models: Path, *, cpu: bool, commit: str) -> None:
+    """Have a checkpoint written and prepared; the first line names the machine, and *commit* where it cannot."""
     for row in _lines("make", str(models), cpu=cpu):
         if row["step"] == "machine":
-            report.add(device=row["device"], torch=row["torch"], cpu_cores=row["cpu_cores"])
+            del row["step"]
+            report.add(**row | ({"commit": commit} if commit else {}))
         else:
             report.add(making=[*report.result["making"], row])
 
@@ -191,7 +196,7 @@ def measure_snapshot(report: Report, models: Path, *, cpu: bool, cycles: int, en
     child = Child(models, cpu=cpu)
     try:
         report.add(**child.ready, gpu_gib=child.ready["gpu_bytes"] / GIB)
-        checkpoint = Checkpoint(child.pid) if child.ready["device"] != "cpu" else None
+        checkpoint = Checkpoint(child.pid) if report.on_gpu else None
         done: list[dict[str, float]] = []
         while len(done) < cycles and (time.monotonic() < end or not done):
             done.append(cycle(child, checkpoint))
@@ -210,13 +215,14 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, help="where the checkpoint is written; default: the system's")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--cpu", action="store_true", help="the tiny shape, even where there is a GPU")
+    parser.add_argument("--commit", default="", help="where the folder is no repository")
     asked = parser.parse_args()
     begun = time.monotonic()
     report = Report(asked.out)
     with tempfile.TemporaryDirectory(dir=asked.scratch) as folder:
         models = Path(folder)
         with report.step("making"):
-            make(report, models, cpu=asked.cpu)
+            make(report, models, cpu=asked.cpu, commit=asked.commit)
         with report.step("snapshot"):
             end = begun + SNAPSHOT_SHARE * asked.deadline_s
             measure_snapshot(report, models, cpu=asked.cpu, cycles=asked.cycles, end=end)

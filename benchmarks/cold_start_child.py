@@ -47,8 +47,6 @@ def main() -> None:
         torch.cuda.empty_cache()
     parts = engine.components
     _say(
-        device="cpu" if cpu else torch.cuda.get_device_name(),
-        torch=torch.__version__,
         load_s=loaded - begun,
         warm_up_s=time.perf_counter() - loaded,
         gpu_bytes=0 if cpu else torch.cuda.memory_reserved(),

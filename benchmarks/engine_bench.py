@@ -31,7 +31,7 @@ class Bench:
         self.end = time.monotonic() + deadline_s
         self.cuda = work.components.device.type == "cuda"
         self.result: dict[str, Any] = {
-            **_where(work.components.device),
+            **machine_and_versions(work.components.device),
             "shape": f"{work.spec().native_width}x{work.spec().native_height}, {work.spec().num_frames} frames",
             "runs": runs,
             "stages": {stage: {} for stage in STAGES},
@@ -130,7 +130,8 @@ def all_frames(decoder: StreamingDecoder, latents: torch.Tensor) -> torch.Tensor
     return torch.cat([group.float().cpu() for group in decoder.decode(latents)])
 
 
-def _where(device: torch.device) -> dict[str, Any]:
+def machine_and_versions(device: torch.device) -> dict[str, Any]:
+    """Return what a result must name: device, date, commit and versions."""
     cuda = device.type == "cuda"
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return {

@@ -25,6 +25,7 @@ from typing import Any
 _BEGUN = time.perf_counter()
 
 import torch  # noqa: E402
+from engine_bench import machine_and_versions  # noqa: E402
 from engine_parts import full_work, narrow  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
@@ -86,8 +87,7 @@ def place(models: Path, *, cpu: bool) -> Place:
 
 def make(where: Place) -> Iterator[dict[str, Any]]:
     """Write the checkpoint and prepare it."""
-    name = "cpu" if where.device.type == "cpu" else torch.cuda.get_device_name()
-    yield {"step": "machine", "device": name, "torch": torch.__version__, "cpu_cores": os.cpu_count()}
+    yield {"step": "machine", **machine_and_versions(where.device), "cpu_cores": os.cpu_count()}
     begun = time.perf_counter()
     if where.device.type == "cpu":
         write_tiny_random(where.forms.source)

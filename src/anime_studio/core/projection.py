@@ -3,7 +3,8 @@
 A stage takes `flops / (peak x share)` on the tensor cores, and for what lies between the matrices
 `bytes / (bandwidth x share) + operations / vector peak`. FLOPs and bytes follow from the shapes of Wan 2.1 1.3B by
 count; shares and vector operations are what our engine showed on one H200, kernel by kernel, and are carried to other
-cards by their data-sheet peaks. Every result is a projection and is labelled so. An L4 is held back by its 72 W, which
+cards by their data-sheet peaks. The text encoder's weights come over the link to the card, which takes longer than
+its arithmetic. Every result is a projection and is labelled so. An L4 is held back by its 72 W, which
 this model does not know, and nothing ran on Ada or Ampere here: read the figures of those cards as plus or minus a third.
 
 Sources: Wan2.1 `wan/configs/wan_t2v_1_3B.py` (30 layers, dim 1536, ffn 8960, patch 1x2x2, VAE stride
@@ -25,25 +26,27 @@ from common.schemas import ClipSpec
 _LAYERS, _DIM, _FFN, _TEXT_TOKENS = 30, 1536, 8960, 512
 _TEXT_FLOPS = 4.7e12  # UMT5-XXL, 512 tokens: 2 x 4.63e9 parameters (embedding excluded) x 512
 _TEXT_BYTES = 42e9  # its int8 weights read, widened to bfloat16 in two passes, and read again
+_TEXT_LINK_BYTES = 4.63e9  # its layers in int8, copied to the card for each prompt
 _FULL_PIXELS, _FULL_TOKENS = 81 * 480 * 832, 32_760
-_DECODE_FLOPS_PER_PIXEL = 275e12 / _FULL_PIXELS  # decoder's convolutions at full shape, by count
+_DECODE_FLOPS_PER_PIXEL = 262e12 / _FULL_PIXELS  # decoder's convolutions at full shape, by count
 
 # Shares of an H200's peak (989e12 FLOP/s bf16, 1,979e12 in 8 bits, 4.8e12 bytes/s) that each kind of work reached.
-_ATTENTION_BF16 = 0.54  # cuDNN: 197.8e12 FLOPs in 370 ms
-_ATTENTION_E4M3 = 0.41  # cuDNN: the same in 245.5 ms
+_ATTENTION_BF16 = 0.57  # cuDNN: 201e12 FLOPs in 354 ms
+_ATTENTION_E4M3 = 0.41  # cuDNN: the same in 248 ms, the part that looks at the text in bf16
 _LINEARS_BF16 = 0.79  # feed-forward up: 781e12 FLOP/s
-_LINEARS_E4M3 = 0.70  # 81.9e12 FLOPs in 58.8 ms
-_CONVOLUTIONS = 0.51  # 275e12 FLOPs in 541 ms
+_LINEARS_E4M3 = 0.73  # 81.9e12 FLOPs in 57.0 ms
+_CONVOLUTIONS = 0.51  # 262e12 FLOPs in 519 ms
 _BANDWIDTH = 0.90  # copies: 4.3e12 bytes/s
+_LINK = 0.87  # 55e9 bytes/s of 63e9 from locked main memory
 _H200_BYTES_PER_S, _H200_VECTOR_FLOPS = 4.8e12 * _BANDWIDTH, 67e12
 
 # Norms, gates, rotary and steps to 8 bits, in passes over a layer's (tokens, dim) in bf16, by count of what is read and written.
 _DENOISE_BYTES_PER_TOKEN = 31 * _DIM * 2.0 * _LAYERS
 # Norms, sums, biases and doublings of the decoder at full shape, by count.
-_DECODE_BYTES_PER_PIXEL = 280e9 / _FULL_PIXELS
+_DECODE_BYTES_PER_PIXEL = 305e9 / _FULL_PIXELS
 # What these kernels took on the H200 beyond their bytes is arithmetic: tanh, divisions, reductions, indices.
-_DENOISE_VECTOR_S = 0.0837 - _DENOISE_BYTES_PER_TOKEN * _FULL_TOKENS / _H200_BYTES_PER_S
-_DECODE_VECTOR_S = 0.204 - _DECODE_BYTES_PER_PIXEL * _FULL_PIXELS / _H200_BYTES_PER_S
+_DENOISE_VECTOR_S = 0.0585 - _DENOISE_BYTES_PER_TOKEN * _FULL_TOKENS / _H200_BYTES_PER_S
+_DECODE_VECTOR_S = 0.134 - _DECODE_BYTES_PER_PIXEL * _FULL_PIXELS / _H200_BYTES_PER_S
 _DENOISE_VECTOR_PER_TOKEN = _DENOISE_VECTOR_S * _H200_VECTOR_FLOPS / _FULL_TOKENS
 _DECODE_VECTOR_PER_PIXEL = _DECODE_VECTOR_S * _H200_VECTOR_FLOPS / _FULL_PIXELS
 
@@ -59,6 +62,7 @@ class Card:
         eight_bit_ops: Dense 8-bit operations/s, int8 and, from (8, 9) on, e4m3.
         vector_flops: float32 FLOP/s outside the tensor cores.
         bandwidth_bytes_per_s: Of its memory.
+        link_bytes_per_s: From main memory, one way: 16 lanes of PCIe 4 or 5.
     """
 
     name: str
@@ -67,18 +71,21 @@ class Card:
     eight_bit_ops: float
     vector_flops: float
     bandwidth_bytes_per_s: float
+    link_bytes_per_s: float
 
+
+_PCIE_4, _PCIE_5 = 31.5e9, 63e9  # 16 lanes of 16 and 32 GT/s, 128 of 130 bits of which are data
 
 CARDS: Mapping[str, Card] = MappingProxyType(
     {
         card.name: card
         for card in (
-            Card("L4", (8, 9), 121e12, 242e12, 30.3e12, 300e9),
-            Card("A10", (8, 6), 125e12, 250e12, 31.2e12, 600e9),
-            Card("L40S", (8, 9), 362e12, 733e12, 91.6e12, 864e9),
-            Card("A100-80GB", (8, 0), 312e12, 624e12, 19.5e12, 2039e9),
-            Card("H100", (9, 0), 989e12, 1979e12, 67e12, 3350e9),
-            Card("H200", (9, 0), 989e12, 1979e12, 67e12, 4800e9),
+            Card("L4", (8, 9), 121e12, 242e12, 30.3e12, 300e9, _PCIE_4),
+            Card("A10", (8, 6), 125e12, 250e12, 31.2e12, 600e9, _PCIE_4),
+            Card("L40S", (8, 9), 362e12, 733e12, 91.6e12, 864e9, _PCIE_4),
+            Card("A100-80GB", (8, 0), 312e12, 624e12, 19.5e12, 2039e9, _PCIE_4),
+            Card("H100", (9, 0), 989e12, 1979e12, 67e12, 3350e9, _PCIE_5),
+            Card("H200", (9, 0), 989e12, 1979e12, 67e12, 4800e9, _PCIE_5),
         )
     }
 )
@@ -133,7 +140,8 @@ def project(
     tokens = (1 + (frames - 1) // 4) * (height // 16) * (width // 16)
     sampled = recipe if spec is None else spec
     forwards = sampled.num_inference_steps * (1 if sampled.guidance_scale is None else 2)
-    text_s = _TEXT_FLOPS / (card.bf16_flops * _LINEARS_BF16) + _between_s(_TEXT_BYTES, 0, card)
+    computing_s = _TEXT_FLOPS / (card.bf16_flops * _LINEARS_BF16) + _between_s(_TEXT_BYTES, 0, card)
+    text_s = max(computing_s, _TEXT_LINK_BYTES / (card.link_bytes_per_s * _LINK))
     denoise_s = forwards * _forward_s(tokens, card, attends_in_8bit=recipe.trained_with_8bit_attention)
     decode_s = _decode_s(frames * width * height, card)
     usd_per_s = machine.usd_per_s(rates)
