@@ -36,8 +36,6 @@ class TextWeights(StrEnum):
 
     PLAIN = "plain"
     INT8 = "int8"
-    FP8 = "fp8"
-    INT4 = "int4"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +95,7 @@ def levers(capability: tuple[int, int]) -> Acceleration:
         compile_blocks=True,
         fused_norms=True,
         decode_chunk=2,
-        text_weights=TextWeights.INT8,  # as small as e4m3, and a third of its error: docs/performance.md
+        text_weights=TextWeights.INT8,
         text_embedding_on_cpu=True,
         text_streamed=True,
     )

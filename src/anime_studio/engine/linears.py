@@ -1,7 +1,7 @@
-"""Linears kept in fewer bytes: e4m3 that multiplies as e4m3, and int8, e4m3 or int4 that are widened first.
+"""Linears kept in fewer bytes: e4m3 that multiplies as e4m3, and int8 that is widened first.
 
 `Fp8Linear` is for the denoiser, where arithmetic is the limit: activations get a scale per token, weights one
-per output row, and the tensor cores multiply e4m3. `PackedLinear` is for the text encoder, where bytes are the
+per output row, and the tensor cores multiply e4m3. `Int8Linear` is for the text encoder, where bytes are the
 limit: activations stay as they are, since T5's have outliers that 8 bits do not hold.
 """
 
@@ -13,14 +13,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import nn
 
-from anime_studio.engine.acceleration import TextWeights
-
 E4M3 = torch.float8_e4m3fn
 E4M3_MAX = 448.0
 """Largest finite e4m3 number (OCP 8-bit floating point specification, E4M3)."""
-INT8_MAX, INT4_MAX = 127.0, 7.0
-INT4_GROUP = 64
-"""Inputs that share a 4-bit scale; UMT5's widths, 4096 and 10240, are multiples."""
+INT8_MAX = 127.0
 TINY = 1e-12
 """The smallest largest number of a row, so that a row of zeros has a scale."""
 
@@ -100,19 +96,17 @@ class Fp8Linear(nn.Module):
         )
 
 
-class PackedLinear(nn.Module):
-    """A linear layer whose weights lie packed and are widened for each use.
+class Int8Linear(nn.Module):
+    """A linear layer whose weights lie in int8, with a scale per output row, and are widened for each use.
 
     Args:
         weight: (out, in).
         bias: (out,), or None.
-        kind: `int8` or `fp8` with a scale per output row, `int4` with one per 64 inputs, two to a byte.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, kind: TextWeights) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
-        packed, scale = pack(weight.detach(), kind)
-        self.kind = kind
+        packed, scale = to_int8(weight.detach())
         self.register_buffer("packed", packed)
         self.register_buffer("scale", scale)
         self.register_buffer("bias", None if bias is None else bias.detach())
@@ -126,48 +120,22 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply (..., in) to (..., out)."""
-        return F.linear(x, unpack(self.packed, self.scale, self.kind).to(x.dtype), self.bias)
+        return F.linear(x, (self.packed.to(self.scale.dtype) * self.scale).to(x.dtype), self.bias)
 
 
-def pack(weight: torch.Tensor, kind: TextWeights) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return *weight* (out, in) packed, and its scales in the weight's dtype; `int8` and `int4` alike on every device.
+def to_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return *weight* (out, in) in int8, and scales (out, 1) in its dtype: weight ≈ int8 x scale.
 
-    (By a reciprocal: torch divides by a number exactly on a CPU, and by its reciprocal on a GPU.)
-
-    Raises:
-        ValueError: `int4` and the inputs are no multiple of 64, or *kind* is `plain`.
+    The same bits on every device: torch divides by a number exactly on a CPU, and by its reciprocal on a GPU, so the
+    reciprocal is taken here.
     """
-    if kind is TextWeights.FP8:
-        narrow, scale = to_e4m3(weight)
-        return narrow, scale.to(weight.dtype)
-    if kind is TextWeights.INT8:
-        scale = weight.float().abs().amax(dim=1, keepdim=True).clamp_min(TINY) * (1 / INT8_MAX)
-        return (weight.float() / scale).round().to(torch.int8), scale.to(weight.dtype)
-    if kind is TextWeights.INT4:
-        return _pack_int4(weight)
-    raise ValueError(f"{kind} packs nothing")
+    wide = weight.float()
+    scale = wide.abs().amax(dim=1, keepdim=True).clamp_min(TINY) * (1 / INT8_MAX)
+    return (wide / scale).round().to(torch.int8), scale.to(weight.dtype)
 
 
-def unpack(packed: torch.Tensor, scale: torch.Tensor, kind: TextWeights) -> torch.Tensor:
-    """Return the (out, in) weights that `pack` was given, as near as *kind* keeps them, in the scales' dtype."""
-    if kind is not TextWeights.INT4:
-        return packed.to(scale.dtype) * scale
-    nibbles = torch.stack([packed & 15, packed >> 4], dim=-1).flatten(1)
-    centred = nibbles.to(scale.dtype) - (INT4_MAX + 1)
-    return (centred.reshape(len(packed), -1, INT4_GROUP) * scale[..., None]).flatten(1)
-
-
-def _pack_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    if weight.shape[1] % INT4_GROUP:
-        raise ValueError(f"int4 needs inputs in multiples of {INT4_GROUP}, not {weight.shape[1]}")
-    groups = weight.float().reshape(len(weight), -1, INT4_GROUP)
-    scale = groups.abs().amax(dim=-1, keepdim=True).clamp_min(TINY) * (1 / INT4_MAX)
-    levels = (groups / scale).round().add_(INT4_MAX + 1).to(torch.uint8).flatten(1)
-    return levels[:, 0::2] | (levels[:, 1::2] << 4), scale[..., 0].to(weight.dtype)
-
-
-def pack_linears(model: nn.Module, kind: TextWeights, device: torch.device) -> None:
-    """Replace every `nn.Linear` within *model* by a `PackedLinear` on *device*, one after another.
+def pack_linears(model: nn.Module, device: torch.device) -> None:
+    """Replace every `nn.Linear` within *model* by an `Int8Linear` on *device*, one after another.
 
     The device never holds more than one layer unpacked.
     """
@@ -175,7 +143,7 @@ def pack_linears(model: nn.Module, kind: TextWeights, device: torch.device) -> N
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Linear):
                 bias = None if child.bias is None else child.bias.to(device)
-                setattr(parent, name, PackedLinear(child.weight.to(device), bias, kind))
+                setattr(parent, name, Int8Linear(child.weight.to(device), bias))
 
 
 class HostEmbedding(nn.Module):

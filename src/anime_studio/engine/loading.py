@@ -250,7 +250,7 @@ def decoder_alone(vae: Any) -> Any:
 def place_text_encoder(text_encoder: Any, device: torch.device, acceleration: Acceleration) -> Any:
     """Return *text_encoder* on *device*, packed and with its embedding table in main memory if asked for."""
     if acceleration.text_weights is not TextWeights.PLAIN:
-        pack_linears(text_encoder, acceleration.text_weights, device)
+        pack_linears(text_encoder, device)
     if acceleration.text_embedding_on_cpu:
         table = HostEmbedding(text_encoder.shared, device)
         text_encoder.shared = text_encoder.encoder.embed_tokens = table

@@ -81,7 +81,7 @@ def open_form(
 def pack_text(text_encoder: Any, kind: TextWeights, device: torch.device) -> None:
     """Give the text encoder's linears the form they are served in; on the meta device, the form alone."""
     if kind is not TextWeights.PLAIN:
-        pack_linears(text_encoder, kind, device)
+        pack_linears(text_encoder, device)
 
 
 def served_tensors(model: Any) -> dict[str, torch.Tensor]:

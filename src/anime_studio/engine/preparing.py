@@ -130,10 +130,7 @@ def _write(folder: Path, forms: Forms, packing: Packing, progress: Progress, sha
 def _packed(folder: Path, packing: Packing) -> Any:
     model = load_part(folder, getattr(torch, packing.dtype))
     if folder.name == "text_encoder":
-        try:
-            pack_text(model, TextWeights(packing.text_weights), torch.device("cpu"))
-        except ValueError as error:
-            raise CheckpointError(f"{folder} cannot be packed as {packing.text_weights}: {error}") from error
+        pack_text(model, TextWeights(packing.text_weights), torch.device("cpu"))
     if folder.name == "vae":
         decoder_alone(model)
     return model

@@ -56,7 +56,6 @@ def assert_same_bits(ours, theirs) -> None:
     [
         PLAIN,
         Acceleration(text_weights=TextWeights.INT8),
-        Acceleration(text_weights=TextWeights.FP8),
         Acceleration(text_weights=TextWeights.INT8, text_embedding_on_cpu=True),
     ],
 )
@@ -202,10 +201,3 @@ def test_every_fast_gpu_packs_alike_so_that_one_form_serves_them_all():
 def test_plain_settings_ask_for_a_plain_form():
     assert packing_of("cuda", accelerate=False) == Packing("plain", "bfloat16")
     assert packing_of("cpu", accelerate=True) == Packing("plain", "float32")
-
-
-def test_a_text_encoder_that_cannot_be_packed_so_is_named(forms):
-    with pytest.raises(CheckpointError, match="text_encoder cannot be packed as int4"):
-        prepare(forms, Packing("int4", "bfloat16"))
-
-    assert forms.all() == []
