@@ -101,9 +101,9 @@ class TestGenerate:
     def test_a_caller_that_hangs_up_ends_the_wait_and_not_the_job(self, stage, http):
         inboxes = lambda: len(stage.store._feed._inboxes)  # noqa: E731
         with pytest.raises(httpx.ReadTimeout):
-            http.post("/generate", json=PROMPT, timeout=1.0)
+            http.post("/generate", json=PROMPT, timeout=httpx.Timeout(60, read=2.0))
 
-        until(lambda: inboxes() == 0, timeout_s=10)  # the server's own bound is 30 s
+        until(lambda: inboxes() == 0, timeout_s=20)  # the server's own bound is 30 s
         drawn = stage.draw_next()
         assert http.get(f"/jobs/{drawn.job_id}").json()["state"] == "succeeded"
 
