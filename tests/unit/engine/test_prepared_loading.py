@@ -23,7 +23,7 @@ from anime_studio.engine.loading import (
 from anime_studio.engine.prepared_loading import read_prepared
 from anime_studio.engine.preparing import packing_of, prepare
 from anime_studio.prepared import Forms, Packing
-from anime_studio.weights import PACKAGED
+from anime_studio.weights import MANIFEST, PACKAGED
 from support.engine import Reports, spec_of
 
 CPU = torch.device("cpu")
@@ -175,6 +175,21 @@ def test_a_form_of_another_packing_is_refused_by_name(forms):
         load_components(folder, CPU)
 
     assert "anime-studio weights prepare --recipe tiny-random" in raised.value.detail
+
+
+def test_a_form_whose_packing_is_no_longer_known_is_passed_over_and_named(forms):
+    asked = Packing("int8", "float32")
+    made = prepare(forms, asked)
+    old = made.rename(forms.folder(Packing("int4", "float32")))
+    manifest = old / MANIFEST
+    manifest.write_text(manifest.read_text().replace('"int8"', '"int4"'))
+
+    assert forms.find(asked) is None
+    for refused in (lambda: forms.verify(asked), lambda: load_components(old, CPU)):
+        with pytest.raises(
+            CheckpointError, match=r"int4-float32-v1 is packed as int4-float32.* weights prepare"
+        ):
+            refused()
 
 
 @pytest.mark.parametrize("shard", ["text_encoder/00002", "transformer/00001", "vae/00001"])
