@@ -133,12 +133,19 @@ def all_frames(decoder: StreamingDecoder, latents: torch.Tensor) -> torch.Tensor
 def machine_and_versions(device: torch.device) -> dict[str, Any]:
     """Return what a result must name: device, date, commit and versions."""
     cuda = device.type == "cuda"
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
         "capability": torch.cuda.get_device_capability(device) if cuda else None,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": _commit(),
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "av")}
         | {"python": platform.python_version(), "cudnn": torch.backends.cudnn.version() if cuda else None},
     }
+
+
+def _commit() -> str:
+    try:
+        told = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    except OSError:  # no git here
+        return "unknown"
+    return told.stdout.strip() or "unknown"
