@@ -96,12 +96,13 @@ class Child:
 
 
 def cycle(child: Child, checkpoint: Checkpoint | None) -> dict[str, float]:
-    """Suspend, resume, probe, first step; seconds of each.
+    """Suspend a process that rests, resume, probe, first step; seconds of each.
 
     Raises:
         RuntimeError: The driver refused, or the weights are not what they were.
     """
     seconds = {}
+    child.ask("rest")
     if checkpoint is not None:
         seconds["suspend_s"] = _timed(checkpoint.suspend)
     begun = time.perf_counter()
@@ -169,9 +170,8 @@ class Report:
         rows = [row for row in self.result["loading"] if "warm_s" in row]
         ways = [(row["way"], row["warm_s"], row["bytes"]) for row in rows]
         if "resume_probe_s" in self.result:
-            ways.insert(
-                0, ("resume a snapshot", self.result["resume_probe_s"]["p50"], self.result["gpu_bytes"])
-            )
+            saved_bytes = self.result["gpu_bytes"] + self.result["main_memory_bytes"]
+            ways.insert(0, ("resume a snapshot", self.result["resume_probe_s"]["p50"], saved_bytes))
         return ways
 
 

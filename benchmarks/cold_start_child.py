@@ -2,7 +2,8 @@
 
     python benchmarks/cold_start_child.py FOLDER [--cpu]      FOLDER as `loading_ways.py make` leaves it
 
-`probe`: multiply, and hash a sample of the weights. `step`: one denoise step, timed. It ends with its input.
+`probe`: multiply, and hash a sample of the weights. `step`: one denoise step, timed. `rest`: give back what the step
+needed, as warming up does in the end, so that every suspend finds what a snapshot would. It ends with its input.
 """
 
 from __future__ import annotations
@@ -42,15 +43,14 @@ def main() -> None:
     )
     loaded = time.perf_counter()
     engine.warm_up()
-    if not cpu:
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
     parts = engine.components
     _say(
         load_s=loaded - begun,
         warm_up_s=time.perf_counter() - loaded,
         gpu_bytes=0 if cpu else torch.cuda.memory_reserved(),
         gpu_allocated_bytes=0 if cpu else torch.cuda.memory_allocated(),
+        main_memory_bytes=_memory_of_its_own("RssAnon"),
+        main_memory_peak_bytes=_memory_of_its_own("VmHWM"),
         fingerprint=fingerprint(parts),
     )
     work = Work(recipe, parts, TINY_DURATION_S if cpu else FULL_DURATION_S)
@@ -64,6 +64,16 @@ def main() -> None:
                 begun = time.perf_counter()
                 step().sum().item()
                 _say(step_s=time.perf_counter() - begun)
+            elif line.strip() == "rest":
+                engine.rest()
+                _say(gpu_bytes=0 if cpu else torch.cuda.memory_reserved())
+
+
+def _memory_of_its_own(kind: str) -> int:
+    """Return bytes of main memory: `RssAnon`, what is in no file and goes into a snapshot; `VmHWM`, the most of all."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    kib = next(line.split()[1] for line in lines if line.startswith(f"{kind}:"))
+    return int(kib) * 1024
 
 
 def _say(**answer: Any) -> None:

@@ -50,3 +50,12 @@ def test_a_worker_is_ready_in_each_mode_and_a_changed_weight_is_seen(
     worker.after_snapshot()
     assert worker.engine is not None and worker.engine.start_kind is StartKind.RECOVERED
     assert worker.draw(REQUEST) == clip
+
+
+def test_what_a_snapshot_saves_holds_nothing_that_only_drawing_needs(settings: ModalSettings):
+    worker = GeneratorWorker(settings)
+    worker.before_snapshot()
+    held_bytes = torch.cuda.memory_reserved()
+    torch.cuda.empty_cache()
+    assert worker.engine is not None, worker.fault
+    assert held_bytes - torch.cuda.memory_reserved() <= 4 * 1024**2  # the fingerprint's own

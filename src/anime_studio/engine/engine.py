@@ -138,7 +138,7 @@ class Engine:
 
         On a GPU kernels are made for shapes. The full length comes first and gets its own; a second length makes
         `torch.compile` write kernels for all lengths; a third, one latent frame longer, leaves the decoder the
-        single frame at the end that every other length has. On a CPU the shortest clip will do.
+        single frame at the end that every other length has. On a CPU the shortest clip will do. Then it rests.
 
         Raises:
             BadFramesError: A pass gave NaN or infinity: a fast path that does not work here, or a broken checkpoint.
@@ -163,6 +163,13 @@ class Engine:
                         f"warming up at {width}x{height}, {num_frames} frames gave NaN or infinity; the checkpoint or a "
                         "fast path is at fault"
                     )
+        self.rest()
+
+    def rest(self) -> None:
+        """Give back the memory that drawing needs and weights do not: a memory snapshot saves what is held."""
+        if self.components.device.type == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
 
     def _write(
         self, spec: ClipSpec, latents: torch.Tensor, video: Path, poster: Path, report: Report
