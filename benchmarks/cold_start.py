@@ -2,8 +2,8 @@
 
 A checkpoint with random weights at full shape is written and prepared (`loading_ways.py make`), every way from files or
 main memory to the device is timed (`loading_ways.py measure`), and a process that holds the loaded, warm engine
-(`cold_start_child.py`) is suspended, which moves its GPU memory to main memory, and resumed; then it proves
-itself and takes a denoise step. The table adds what each way's bytes cost to read from storage.
+(`cold_start_child.py`) rests, is suspended, which moves its GPU memory to main memory, and resumed; then it wakes, proves
+itself and takes denoise steps or draws clips. The table adds what each way's bytes cost to read from storage.
 
     python benchmarks/cold_start.py [--cycles 10] [--deadline-s 290] [--scratch FOLDER] [--out benchmarks/results]
 
@@ -31,6 +31,8 @@ from typing import Any
 STORAGE_BYTES_PER_S = (0.2e9, 3e9, 6e9)
 """Degraded download, measured restore, and a fast restore of published GPU snapshots."""
 GIB = 1024**3
+WORKS = ("step", "clip")
+"""What is done twice after a resume, in turns: the first time must not be slower than the second."""
 SNAPSHOT_SHARE = 0.7
 """Of the time, after which no further cycle begins."""
 RESERVE_S = 25
@@ -95,8 +97,8 @@ class Child:
         raise RuntimeError(f"the child ended with {self._process.wait()}")
 
 
-def cycle(child: Child, checkpoint: Checkpoint | None) -> dict[str, float]:
-    """Suspend a process that rests, resume, probe, first step; seconds of each.
+def cycle(child: Child, checkpoint: Checkpoint | None, work: str) -> dict[str, float]:
+    """Rest, suspend, resume, wake and probe, then *work* twice, a `step` or a `clip`; seconds of each.
 
     Raises:
         RuntimeError: The driver refused, or the weights are not what they were.
@@ -108,14 +110,11 @@ def cycle(child: Child, checkpoint: Checkpoint | None) -> dict[str, float]:
     begun = time.perf_counter()
     if checkpoint is not None:
         seconds["resume_s"] = _timed(checkpoint.resume)
-    probed = child.ask("probe")
+    awake = child.ask("wake")
     seconds["resume_probe_s"] = time.perf_counter() - begun
-    if probed["fingerprint"] != child.ready["fingerprint"]:
+    if awake["fingerprint"] != child.ready["fingerprint"]:
         raise RuntimeError("the weights changed between suspend and resume")
-    return seconds | {
-        "first_step_s": child.ask("step")["step_s"],
-        "second_step_s": child.ask("step")["step_s"],
-    }
+    return seconds | {f"{turn}_{work}_s": child.ask(work)["seconds"] for turn in ("first", "second")}
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -199,8 +198,12 @@ def measure_snapshot(report: Report, models: Path, *, cpu: bool, cycles: int, en
         checkpoint = Checkpoint(child.pid) if report.on_gpu else None
         done: list[dict[str, float]] = []
         while len(done) < cycles and (time.monotonic() < end or not done):
-            done.append(cycle(child, checkpoint))
-            report.add(cycles=len(done), **{name: spread([one[name] for one in done]) for name in done[0]})
+            done.append(cycle(child, checkpoint, WORKS[len(done) % len(WORKS)]))
+            names = {name for one in done for name in one}
+            report.add(
+                cycles=len(done),
+                **{name: spread([one[name] for one in done if name in one]) for name in sorted(names)},
+            )
     finally:
         child.stop()
 

@@ -2,8 +2,8 @@
 
     python benchmarks/cold_start_child.py FOLDER [--cpu]      FOLDER as `loading_ways.py make` leaves it
 
-`probe`: multiply, and hash a sample of the weights. `step`: one denoise step, timed. `rest`: give back what the step
-needed, as warming up does in the end, so that every suspend finds what a snapshot would. It ends with its input.
+`rest`: have the weights wait in main memory, as before a snapshot. `wake`: bring them back, multiply, and hash a sample
+of them, as after one. `step`: one denoise step, timed. `clip`: prompt to MP4, timed. It ends with its input.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,30 +44,40 @@ def main() -> None:
     )
     loaded = time.perf_counter()
     engine.warm_up()
+    warm = time.perf_counter()
     parts = engine.components
+    saved = fingerprint(parts)
+    weights_bytes = 0 if cpu else torch.cuda.memory_allocated()
+    engine.rest()
     _say(
         load_s=loaded - begun,
-        warm_up_s=time.perf_counter() - loaded,
+        warm_up_s=warm - loaded,
+        rest_s=time.perf_counter() - warm,
+        gpu_weights_bytes=weights_bytes,
         gpu_bytes=0 if cpu else torch.cuda.memory_reserved(),
-        gpu_allocated_bytes=0 if cpu else torch.cuda.memory_allocated(),
         main_memory_bytes=_memory_of_its_own("RssAnon"),
         main_memory_peak_bytes=_memory_of_its_own("VmHWM"),
-        fingerprint=fingerprint(parts),
+        fingerprint=saved,
     )
     work = Work(recipe, parts, TINY_DURATION_S if cpu else FULL_DURATION_S)
-    with torch.inference_mode():
-        step = Ours(engine).forward(work.latents(), work.embeddings())
-        for line in sys.stdin:
-            if line.strip() == "probe":
-                check_device(parts.device)
-                _say(fingerprint=fingerprint(parts))
-            elif line.strip() == "step":
-                begun = time.perf_counter()
-                step().sum().item()
-                _say(step_s=time.perf_counter() - begun)
-            elif line.strip() == "rest":
-                engine.rest()
-                _say(gpu_bytes=0 if cpu else torch.cuda.memory_reserved())
+    ours = Ours(engine)
+    for line in sys.stdin:
+        word = line.strip()
+        if word == "rest":
+            engine.rest()
+            _say()
+        elif word == "wake":
+            check_device(parts.device)
+            engine.wake()
+            _say(fingerprint=fingerprint(parts))
+        elif word == "step":
+            with torch.inference_mode():
+                step = ours.forward(work.latents(), work.embeddings())
+                _say(seconds=_timed(lambda: step().sum().item()))  # noqa: B023  it runs at once
+                del step  # and the text's keys and values, which would be on the GPU at the next suspend
+        elif word == "clip":
+            spec = work.spec()
+            _say(seconds=_timed(lambda: ours.render(spec)))  # noqa: B023
 
 
 def _memory_of_its_own(kind: str) -> int:
@@ -74,6 +85,12 @@ def _memory_of_its_own(kind: str) -> int:
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     kib = next(line.split()[1] for line in lines if line.startswith(f"{kind}:"))
     return int(kib) * 1024
+
+
+def _timed(act: Callable[[], Any]) -> float:
+    begun = time.perf_counter()
+    act()
+    return time.perf_counter() - begun
 
 
 def _say(**answer: Any) -> None:

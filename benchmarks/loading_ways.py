@@ -214,7 +214,7 @@ def _parts(where: Place) -> dict[str, float]:
     open_form(where.prepared, empty, getattr(torch, packing.dtype), where.levers.text_weights)
     built = time.perf_counter()
     layers = empty["text_encoder"].encoder.block
-    homes = [home_for(layer, pinned=where.device.type == "cuda") for layer in layers]
+    homes = [home_for(layer, locked=where.device.type == "cuda") for layer in layers]
     seconds = time.perf_counter() - built
     pinned_bytes = sum(home.nbytes for home, _ in homes)
     del homes

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 GENERATOR_READY: Final = "generator.ready"
 GENERATOR_BLOCKED: Final = "generator.blocked"
 GENERATOR_BAD_RESTORE: Final = "generator.bad_restore"
+GENERATOR_RESTLESS: Final = "generator.restless"
 
 _log = structlog.get_logger(__name__)
 
@@ -81,11 +82,12 @@ class GeneratorWorker:
         return self.settings.gpu is not None and self.settings.device != "cpu"
 
     def before_snapshot(self) -> None:
-        """Do what the snapshot should save: load the model, or import what loading it needs, or nothing."""
+        """Do what the snapshot should save: load the model and let it rest, or import what loading it needs, or nothing."""
         begun = time.monotonic()
         self._task = os.environ.get("MODAL_TASK_ID", "")
         if self.settings.snapshot == "gpu":
             self._load()
+            self._rest()
         elif self.settings.snapshot == "cpu":
             # No GPU is visible here: asking torch for one would fix CUDA at "none" for good.
             from anime_studio.engine import engine  # noqa: F401
@@ -100,8 +102,8 @@ class GeneratorWorker:
             self.start_s = 0.0  # another container's seconds
         if self.engine is None:
             self._load()
-        elif restored:
-            self._trust_or_reload(self.engine)
+        else:
+            self._wake_or_reload(self.engine)
         if restored:
             from anime_studio.engine.probe import reseed
 
@@ -222,15 +224,23 @@ class GeneratorWorker:
             self.device_failed = True
             raise
 
-    def _trust_or_reload(self, engine: Engine) -> None:
+    def _rest(self) -> None:
+        try:
+            if self.engine is not None:
+                self.engine.rest()
+        except AnimeStudioError as error:  # the snapshot is then larger and slower, not wrong
+            _log.warning(GENERATOR_RESTLESS, detail=error.detail)
+
+    def _wake_or_reload(self, engine: Engine) -> None:
         from anime_studio.engine import probe
 
         try:
             if self.uses_gpu:
                 probe.wait_for_cuda()
             probe.check_device(engine.components.device)
+            engine.wake()
             probe.check_fingerprint(engine.components, self._fingerprint)
-        except EngineError as error:
+        except AnimeStudioError as error:
             _log.warning(GENERATOR_BAD_RESTORE, detail=error.detail)
             self.start_kind = StartKind.RECOVERED
             self.engine = None

@@ -52,10 +52,18 @@ def test_a_worker_is_ready_in_each_mode_and_a_changed_weight_is_seen(
     assert worker.draw(REQUEST) == clip
 
 
-def test_what_a_snapshot_saves_holds_nothing_that_only_drawing_needs(settings: ModalSettings):
+def test_weights_wait_in_main_memory_while_a_snapshot_is_taken(settings: ModalSettings):
     worker = GeneratorWorker(settings)
     worker.before_snapshot()
-    held_bytes = torch.cuda.memory_reserved()
-    torch.cuda.empty_cache()
     assert worker.engine is not None, worker.fault
-    assert held_bytes - torch.cuda.memory_reserved() <= 4 * 1024**2  # the fingerprint's own
+    parts = worker.engine.components
+    models = (parts.text_encoder, parts.transformer, parts.vae)
+    weights = [tensor for model in models for tensor in model.parameters() if tensor.is_cuda]
+    assert weights and not any(tensor.untyped_storage().nbytes() for tensor in weights)
+    asleep_bytes = torch.cuda.memory_reserved()
+    worker.after_snapshot()
+    assert worker.engine.start_kind is StartKind.COLD, "its weights are what they were"
+    clip = worker.draw(REQUEST)
+    worker.engine.rest()
+    assert torch.cuda.memory_reserved() <= asleep_bytes + 8 * 1024**2  # the prompt's embeddings
+    assert worker.draw(REQUEST) == clip, "whoever draws wakes it"

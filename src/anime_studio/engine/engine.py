@@ -24,6 +24,7 @@ from anime_studio.engine.decoding import StreamingDecoder
 from anime_studio.engine.denoiser import denoiser_for
 from anime_studio.engine.loading import Components, latent_shape
 from anime_studio.engine.sampling import guided, sampler_for, seeded_noise
+from anime_studio.engine.stowage import Stowage
 from anime_studio.engine.text import PromptEncoder, encoder_revision
 from anime_studio.engine.video import VideoWriter
 from anime_studio.prepared import Forms
@@ -57,6 +58,7 @@ class Engine:
         )
         self.denoiser = denoiser_for(components.transformer, acceleration)
         self.decoder = StreamingDecoder(components.vae, acceleration)
+        self._stowage: Stowage | None = None
 
     def render(self, spec: ClipSpec, folder: Path, report: Report) -> RenderedClip:
         """Draw *spec* into `clip.mp4` and `poster.jpg` in *folder*.
@@ -67,6 +69,7 @@ class Engine:
             OutOfMemoryError, DiskFullError, EngineError: See their docstrings.
         """
         video, poster = folder / "clip.mp4", folder / "poster.jpg"
+        self.wake()
         with _engine_errors():
             begun = time.perf_counter()
             report(Stage.TEXT)
@@ -138,7 +141,7 @@ class Engine:
 
         On a GPU kernels are made for shapes. The full length comes first and gets its own; a second length makes
         `torch.compile` write kernels for all lengths; a third, one latent frame longer, leaves the decoder the
-        single frame at the end that every other length has. On a CPU the shortest clip will do. Then it rests.
+        single frame at the end that every other length has. On a CPU the shortest clip will do.
 
         Raises:
             BadFramesError: A pass gave NaN or infinity: a fast path that does not work here, or a broken checkpoint.
@@ -163,13 +166,31 @@ class Engine:
                         f"warming up at {width}x{height}, {num_frames} frames gave NaN or infinity; the checkpoint or a "
                         "fast path is at fault"
                     )
-        self.rest()
 
     def rest(self) -> None:
-        """Give back the memory that drawing needs and weights do not: a memory snapshot saves what is held."""
-        if self.components.device.type == "cuda":
-            torch.cuda.synchronize()
+        """Have the weights wait in main memory and the GPU hold next to nothing, while a memory snapshot is taken.
+
+        Raises:
+            OutOfMemoryError, EngineError: There is no room for them; they are where they were.
+        """
+        parts = self.components
+        if parts.device.type != "cuda":
+            return
+        with _engine_errors():
+            if self._stowage is None:
+                self._stowage = Stowage((parts.text_encoder, parts.transformer, parts.vae), parts.device)
+            self._stowage.stow()
             torch.cuda.empty_cache()
+
+    def wake(self) -> None:
+        """Bring back what `rest` moved, if it did.
+
+        Raises:
+            OutOfMemoryError, EngineError: The GPU fails; this engine can draw nothing more.
+        """
+        if self._stowage is not None:
+            with _engine_errors():
+                self._stowage.fetch()
 
     def _write(
         self, spec: ClipSpec, latents: torch.Tensor, video: Path, poster: Path, report: Report

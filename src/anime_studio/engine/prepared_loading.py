@@ -142,8 +142,8 @@ def _begin_text(
     homes = []
     if acceleration.text_streamed:
         for index, layer in enumerate(text.encoder.block):
-            # Pinning takes as long as reading: what is pinned is read while the next is.
-            home, parts = home_for(layer, pinned=device.type == "cuda")
+            # Locking takes as long as reading: what is locked is read while the next is.
+            home, parts = home_for(layer, locked=device.type == "cuda")
             homes.append(home)
             named = {f"{LAYERS}{index}.{name}": part for name, part in parts.items()}
             _begin(reader, files, named)

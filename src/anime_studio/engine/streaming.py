@@ -7,12 +7,13 @@ diffusers' group offloading does the same; it copies each tensor by itself.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+
+from anime_studio.engine.locked_memory import room
 
 _ALIGNMENT_BYTES = 256
 """Of each tensor within its layer's buffer: what `cudaMalloc` aligns to (CUDA C++ Programming Guide, 5.3.2)."""
@@ -46,7 +47,7 @@ class _LayerStream:
         self, layers: Sequence[nn.Module], device: torch.device, homes: Sequence[torch.Tensor] | None
     ) -> None:
         on_gpu = device.type == "cuda"
-        self._host = list(homes or (_gather(layer, pinned=on_gpu) for layer in layers))
+        self._host = list(homes or (_gather(layer, locked=on_gpu) for layer in layers))
         size_bytes = max(len(flat) for flat in self._host)
         self._slots = [torch.empty(size_bytes, dtype=torch.uint8, device=device) for _ in range(_SLOTS)]
         for index, layer in enumerate(layers):
@@ -88,30 +89,16 @@ class _LayerStream:
             self._copied[index].record()
 
 
-def home_for(layer: nn.Module, *, pinned: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def home_for(layer: nn.Module, *, locked: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Return room for a layer's bytes in main memory, and each weight and buffer as a part of it, by name.
 
     What they hold is undefined: whoever reads the layer's weights reads them into these.
     """
     places = list(_places(layer))
     _, _, begin, count = places[-1]
-    flat = torch.empty(begin + count, dtype=torch.uint8)
-    if pinned:
-        _pin(flat)
+    flat = room(begin + count, locked=locked)
     parts = {name: _part(flat, tensor, begin, count) for name, tensor, begin, count in places}
     return flat, parts
-
-
-def _pin(flat: torch.Tensor) -> None:
-    """Lock *flat* in main memory, so that copies from it run by themselves.
-
-    The driver need only lock our memory. Memory of its own (`pin_memory`) it has to restore with a snapshot: 3.5 GB
-    took a resume on an H200 from 0.87 to 1.20 s, where locked memory took it to 0.90.
-    """
-    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-    torch.cuda.check_error(runtime.cudaHostRegister(flat.data_ptr(), len(flat), 0))
-    # Before its memory goes back; not at the end of the process, which the driver sees to.
-    weakref.finalize(flat, runtime.cudaHostUnregister, flat.data_ptr()).atexit = False
 
 
 def _places(layer: nn.Module) -> Iterator[tuple[str, torch.Tensor, int, int]]:
@@ -127,8 +114,8 @@ def _part(flat: torch.Tensor, like: torch.Tensor, begin: int, count: int) -> tor
     return flat[begin : begin + count].view(like.dtype).view(like.shape)
 
 
-def _gather(layer: nn.Module, *, pinned: bool) -> torch.Tensor:
-    flat, parts = home_for(layer, pinned=pinned)
+def _gather(layer: nn.Module, *, locked: bool) -> torch.Tensor:
+    flat, parts = home_for(layer, locked=locked)
     for name, tensor, _, _ in _places(layer):
         parts[name].copy_(tensor.detach())
     return flat

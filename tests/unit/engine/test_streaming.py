@@ -58,7 +58,7 @@ def test_memory_is_unlocked_before_it_goes_back(monkeypatch):
     monkeypatch.setattr(torch.cuda, "check_error", lambda status: None)
     layer = encoder().encoder.block[0]
 
-    flat, parts = home_for(layer, pinned=True)
+    flat, parts = home_for(layer, locked=True)
     assert locked == {flat.data_ptr()}
     del flat, parts
     assert locked == set()
