@@ -37,7 +37,7 @@ _OF_THE_CONTAINER: Final = frozenset({"models_dir", "data_dir", "signing_keys", 
 class ModalSettings(Settings):
     """The laptop's settings, with defaults for a GPU that bills by the second, and what Modal needs.
 
-    Prices are `core.pricing.MODAL_RATES`: an L4 with 2 cores and 16 GiB costs $0.000284/s, so a minute
+    Prices are `core.pricing.MODAL_RATES`: an L4 with 2 cores and 12 GiB costs $0.000275/s, so a minute
     costs $0.017, about as much as a clip may. `none` in a variable means None.
     """
 
@@ -51,8 +51,8 @@ class ModalSettings(Settings):
     """`gpu`: the loaded model is in the snapshot; `cpu`: imports only; `off`: none."""
     cpu_cores: Annotated[float, Field(gt=0)] = 2.0
     """One for Python and copies, one for H.264 beside the VAE."""
-    memory_gib: Annotated[float, Field(gt=0)] = 16.0
-    """Billed as the larger of this and what is used; all-bf16 Wan 1.3B weights are 13.6 GiB."""
+    memory_gib: Annotated[float, Field(gt=0)] = 12.0
+    """Billed as the larger of this and what is used: 10.4 GiB at the peak of a start, on an H200's machine."""
 
     max_containers: Annotated[int, Field(ge=1)] = 2
     """The budget's cap: two L4 around the clock cost about $2 an hour."""

@@ -30,6 +30,7 @@ SHELL = {
 }
 SHORT = {"prompt": "a cat on a roof", "duration": 0.5, "seed": 7}
 LONG = {"prompt": "a cat on a roof", "duration": 5, "seed": 7, "num_inference_steps": 100}
+HTTP_S = 240
 pytestmark = pytest.mark.usefixtures("private_root")
 
 
@@ -48,7 +49,7 @@ def plane(tiny_checkpoint: Path) -> Iterator[ControlPlane]:
 
 @pytest.fixture(scope="module")
 def http(plane: ControlPlane) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=plane.app("anime-studio").function("web").web_url, timeout=120) as http:
+    with httpx.Client(base_url=plane.app("anime-studio").function("web").web_url, timeout=HTTP_S) as http:
         yield http
 
 
@@ -66,6 +67,13 @@ def ended(plane: ControlPlane, http: httpx.Client, job: dict[str, Any]) -> dict[
     final = ("succeeded", "failed", "cancelled")
     plane.wait_until(lambda: read(http, job)["state"] in final, "the job's end")
     return read(http, job)
+
+
+def drawn(plane: ControlPlane, http: httpx.Client, body: dict[str, Any]) -> dict[str, Any]:
+    """Ask for a clip and wait: the server holds the answer, up to its bound, which a slow machine may outlast."""
+    answer = http.post("/generate", json=body)
+    assert answer.status_code in (200, 202), answer.text
+    return dict(answer.json()) if answer.status_code == 200 else ended(plane, http, dict(answer.json()))
 
 
 def drawing_container(
@@ -94,10 +102,10 @@ def frames_in(mp4: bytes) -> int:
 
 def test_a_prompt_becomes_a_clip_behind_a_signed_link(plane: ControlPlane, http: httpx.Client):
     assert http.get("/ready").json()["status"] == "asleep"
-    job = http.post("/generate", json=SHORT).json()
+    job = drawn(plane, http, SHORT)
     assert job["state"] == "succeeded", job["error"]
     assert job["start_kind"] == "restored" and job["request"]["model_revision"] == "random-0"
-    assert job["cost"]["usd"] > 0 and "2 cores + 16 GiB" in job["cost"]["basis"]
+    assert job["cost"]["usd"] > 0 and "2 cores + 12 GiB" in job["cost"]["basis"]
     assert job["timings"]["start_s"] > 0
     url = job["clip"]["url"]
     assert url.startswith(str(http.base_url).rstrip("/") + "/outputs/")
@@ -108,7 +116,7 @@ def test_a_prompt_becomes_a_clip_behind_a_signed_link(plane: ControlPlane, http:
     assert part.status_code == 206 and part.content == whole.content[4:12]
     assert httpx.get(job["clip"]["poster_url"]).content[:2] == b"\xff\xd8"
     assert httpx.get(url.replace("signature=", "signature=A")).status_code in (400, 403)
-    again = http.post("/generate", json=SHORT).json()
+    again = drawn(plane, http, SHORT)
     assert again["start_kind"] == "warm" and again["clip"]["sha256"] == job["clip"]["sha256"]
     assert http.get("/ready").json()["status"] == "ready"
     spent = http.get("/status").json()["spend"]["usd"]
@@ -153,7 +161,7 @@ def test_a_cancel_reaches_the_step_loop_and_the_container_goes_on(plane: Control
     assert (
         final["state"] == "cancelled" and final["error"]["code"] == "job_cancelled" and final["clip"] is None
     )
-    assert http.post("/generate", json=SHORT).json()["start_kind"] == "warm"
+    assert drawn(plane, http, SHORT)["start_kind"] == "warm"
     assert container.alive, "a cancel must not cost a cold start"
 
 
@@ -240,11 +248,8 @@ def test_deployed_by_file_it_serves_and_draws_too(tiny_checkpoint: Path):
         plane.secrets.create("anime-studio", KEYS)
         demo = SHELL | {"ANIME_STUDIO_RECIPE": "demo", "ANIME_STUDIO_SNAPSHOT": "off"}
         plane.deploy("src/anime_studio/modal_app.py", cwd=REPOSITORY, env=demo)
-        url = plane.app("anime-studio").function("web").web_url
-        body = {"prompt": "a cat on a roof", "num_inference_steps": 4}
-        answer = httpx.post(f"{url}/generate", json=body, timeout=150)
-        assert answer.status_code == 200, answer.text
-        job = answer.json()
+        with httpx.Client(base_url=plane.app("anime-studio").function("web").web_url, timeout=HTTP_S) as http:
+            job = drawn(plane, http, {"prompt": "a cat on a roof", "num_inference_steps": 4})
         assert job["state"] == "succeeded" and job["start_kind"] == "cold", job["error"]
         assert frames_in(httpx.get(job["clip"]["url"]).content) == 81
 
@@ -254,7 +259,7 @@ def test_without_weights_it_deploys_says_what_is_missing_and_wakes_nothing(contr
     plane.secrets.create("anime-studio", KEYS)
     plane.deploy(*MODULE, cwd=REPOSITORY, env=SHELL | {"ANIME_STUDIO_RECIPE": "fastwan-3step"})
     app = plane.app("anime-studio")
-    with httpx.Client(base_url=app.function("web").web_url, timeout=120) as http:
+    with httpx.Client(base_url=app.function("web").web_url, timeout=HTTP_S) as http:
         assert http.get("/health").status_code == 200
         ready = http.get("/ready")
         assert ready.status_code == 503 and remedy in ready.json()["detail"]
@@ -279,7 +284,7 @@ def test_the_command_line_makes_the_secret_and_deploys(control_plane: ControlPla
         env = {k: v for k, v in os.environ.items() if not k.startswith(("MODAL_", "ANIME_STUDIO_"))}
         command = [sys.executable, "-m", "anime_studio.cli", *arguments]
         env |= control_plane.client_env() | {"TERM": "dumb"}
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env, timeout=120)
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env, timeout=300)
 
     refused = studio("deploy")
     assert refused.returncode == 2 and "anime-studio keys new" in refused.stderr

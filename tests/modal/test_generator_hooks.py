@@ -10,12 +10,19 @@ import structlog
 import torch
 
 from anime_studio import modal_app
-from anime_studio.core.errors import EngineError
+from anime_studio.core.errors import EngineError, OutOfMemoryError
 from anime_studio.core.jobs import JobRecord
 from anime_studio.core.recipes import TINY_RANDOM
 from anime_studio.engine import probe
+from anime_studio.engine.engine import Engine
 from anime_studio.engine.preparing import packing_of, prepare
-from anime_studio.generator import GENERATOR_BAD_RESTORE, GENERATOR_BLOCKED, GENERATOR_READY, GeneratorWorker
+from anime_studio.generator import (
+    GENERATOR_BAD_RESTORE,
+    GENERATOR_BLOCKED,
+    GENERATOR_READY,
+    GENERATOR_RESTLESS,
+    GeneratorWorker,
+)
 from anime_studio.modal_settings import ModalSettings
 from anime_studio.prepared import Forms
 from anime_studio.telemetry import ENGINE_PREPARED_REFUSED
@@ -112,7 +119,34 @@ def test_a_worker_restored_elsewhere_draws_the_same_clip(
     assert restored.draw(REQUEST) == cold.draw(REQUEST)
 
 
-@pytest.mark.parametrize("fault", ["weights", "device"])
+@pytest.mark.parametrize("mode", MODES)
+def test_an_engine_rests_for_a_snapshot_that_holds_it_and_is_awake_when_its_container_is_ready(
+    monkeypatch: pytest.MonkeyPatch, settings: ModalSettings, mode: str
+):
+    acts: list[str] = []
+    monkeypatch.setattr(Engine, "rest", lambda _: acts.append("rest"))
+    monkeypatch.setattr(Engine, "wake", lambda _: acts.append("wake"))
+    worker = GeneratorWorker(settings.model_copy(update={"snapshot": mode}))
+    worker.before_snapshot()
+    assert acts == (["rest"] if mode == "gpu" else [])
+    worker.after_snapshot()
+    assert acts == (["rest", "wake"] if mode == "gpu" else [])
+
+
+def test_without_room_to_rest_in_the_snapshot_is_larger_and_the_log_says_so(
+    monkeypatch: pytest.MonkeyPatch, settings: ModalSettings, told: list[dict[str, object]]
+):
+    monkeypatch.setattr(Engine, "rest", lambda _: _no_room())
+    worker = GeneratorWorker(settings)
+    worker.before_snapshot()
+    wake_elsewhere(worker, monkeypatch)
+    assert worker.engine is not None and worker.engine.start_kind is StartKind.RESTORED
+    assert worker.draw(REQUEST)[4:8] == b"ftyp"
+    (restless,) = [line for line in told if line["event"] == GENERATOR_RESTLESS]
+    assert "no room" in str(restless["detail"])
+
+
+@pytest.mark.parametrize("fault", ["weights", "device", "waking"])
 def test_a_bad_restore_is_seen_and_survived(
     monkeypatch: pytest.MonkeyPatch, settings: ModalSettings, told: list[dict[str, object]], fault: str
 ):
@@ -123,6 +157,8 @@ def test_a_bad_restore_is_seen_and_survived(
     if fault == "weights":
         with torch.no_grad():
             next(worker.engine.components.transformer.parameters()).flatten()[0] += 1
+    elif fault == "waking":
+        monkeypatch.setattr(worker.engine, "wake", _no_room)
     else:
         check, calls = probe.check_device, iter((True, False))
         monkeypatch.setattr(probe, "check_device", lambda device: _fail() if next(calls) else check(device))
@@ -255,6 +291,10 @@ def test_a_fingerprint_covers_weights_on_any_device_and_of_any_type():
 
     assert probe.fingerprint(components(1)) == probe.fingerprint(components(1))  # type: ignore[arg-type]
     assert probe.fingerprint(components(1)) != probe.fingerprint(components(2))  # type: ignore[arg-type]
+
+
+def _no_room() -> None:
+    raise OutOfMemoryError("no room for the weights")
 
 
 def _fail() -> None:

@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 def cost(
     cpu_cores: Annotated[float, typer.Option(min=0.1, help="CPU cores of the container.")] = 2,
-    memory_gib: Annotated[float, typer.Option(min=0.1, help="Memory of the container.")] = 16,
+    memory_gib: Annotated[float, typer.Option(min=0.1, help="Memory of the container.")] = 12,
     scaledown_window_s: Annotated[float, typer.Option(min=0, help="Idle seconds after a lone clip.")] = 10,
     cold_start_s: Annotated[float, typer.Option(min=0, help="Seconds of a cold start.")] = 2,
     as_json: JsonOption = False,

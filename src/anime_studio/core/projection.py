@@ -32,10 +32,10 @@ _DECODE_FLOPS_PER_PIXEL = 262e12 / _FULL_PIXELS  # decoder's convolutions at ful
 
 # Shares of an H200's peak (989e12 FLOP/s bf16, 1,979e12 in 8 bits, 4.8e12 bytes/s) that each kind of work reached.
 _ATTENTION_BF16 = 0.57  # cuDNN: 201e12 FLOPs in 354 ms
-_ATTENTION_E4M3 = 0.41  # cuDNN: the same in 248 ms, the part that looks at the text in bf16
+_ATTENTION_E4M3 = 0.41  # cuDNN: the same in 247 ms, the part that looks at the text in bf16
 _LINEARS_BF16 = 0.79  # feed-forward up: 781e12 FLOP/s
-_LINEARS_E4M3 = 0.73  # 81.9e12 FLOPs in 57.0 ms
-_CONVOLUTIONS = 0.51  # 262e12 FLOPs in 519 ms
+_LINEARS_E4M3 = 0.72  # 81.9e12 FLOPs in 57.7 ms
+_CONVOLUTIONS = 0.57  # 262e12 FLOPs in 467 ms
 _BANDWIDTH = 0.90  # copies: 4.3e12 bytes/s
 _LINK = 0.87  # 55e9 bytes/s of 63e9 from locked main memory
 _H200_BYTES_PER_S, _H200_VECTOR_FLOPS = 4.8e12 * _BANDWIDTH, 67e12
@@ -45,8 +45,8 @@ _DENOISE_BYTES_PER_TOKEN = 31 * _DIM * 2.0 * _LAYERS
 # Norms, sums, biases and doublings of the decoder at full shape, by count.
 _DECODE_BYTES_PER_PIXEL = 305e9 / _FULL_PIXELS
 # What these kernels took on the H200 beyond their bytes is arithmetic: tanh, divisions, reductions, indices.
-_DENOISE_VECTOR_S = 0.0585 - _DENOISE_BYTES_PER_TOKEN * _FULL_TOKENS / _H200_BYTES_PER_S
-_DECODE_VECTOR_S = 0.134 - _DECODE_BYTES_PER_PIXEL * _FULL_PIXELS / _H200_BYTES_PER_S
+_DENOISE_VECTOR_S = 0.0581 - _DENOISE_BYTES_PER_TOKEN * _FULL_TOKENS / _H200_BYTES_PER_S
+_DECODE_VECTOR_S = 0.120 - _DECODE_BYTES_PER_PIXEL * _FULL_PIXELS / _H200_BYTES_PER_S
 _DENOISE_VECTOR_PER_TOKEN = _DENOISE_VECTOR_S * _H200_VECTOR_FLOPS / _FULL_TOKENS
 _DECODE_VECTOR_PER_PIXEL = _DECODE_VECTOR_S * _H200_VECTOR_FLOPS / _FULL_PIXELS
 

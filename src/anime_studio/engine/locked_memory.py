@@ -1,7 +1,15 @@
-"""Main memory that the driver has locked: copies between it and a GPU run by themselves, at the link's speed."""
+"""Main memory that the driver has locked: copies between it and a GPU run by themselves, at the link's speed.
+
+Of three ways to have it, this one is the fastest to get and to find again after a memory snapshot. Measured on an H200 with
+4.6 GB, beside what 2.2 GB of weights that rest take: memory of the driver's own (`pin_memory`), which it restores with a
+snapshot, made a resume 0.3 s longer than locked memory did; huge pages took another 0.1 s off, and 1 s off a load.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import mmap
+import sys
 import weakref
 
 import torch
@@ -13,18 +21,26 @@ def room(size_bytes: int, *, locked: bool) -> torch.Tensor:
     It is unlocked as soon as this tensor is let go: keep it, not parts of it alone.
 
     Raises:
-        RuntimeError: There is too little memory, or the driver does not lock it.
+        MemoryError: There is too little.
+        RuntimeError: Or torch finds that there is, or the driver does not lock it.
     """
-    flat = torch.empty(size_bytes, dtype=torch.uint8)
-    if locked:
-        _lock(flat)
+    if not locked:
+        return torch.empty(size_bytes, dtype=torch.uint8)
+    flat = _in_huge_pages(size_bytes)
+    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    torch.cuda.check_error(runtime.cudaHostRegister(flat.data_ptr(), size_bytes, 0))
+    # Before its memory goes back; not at the end of the process, which the driver sees to.
+    weakref.finalize(flat, runtime.cudaHostUnregister, flat.data_ptr()).atexit = False
     return flat
 
 
-def _lock(flat: torch.Tensor) -> None:
-    # Memory of the driver's own (`pin_memory`) it has to restore with a snapshot: 3.5 GB took a resume on an H200 from
-    # 0.87 to 1.20 s, where locked memory took it to 0.90.
-    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-    torch.cuda.check_error(runtime.cudaHostRegister(flat.data_ptr(), len(flat), 0))
-    # Before its memory goes back; not at the end of the process, which the driver sees to.
-    weakref.finalize(flat, runtime.cudaHostUnregister, flat.data_ptr()).atexit = False
+def _in_huge_pages(size_bytes: int) -> torch.Tensor:
+    if sys.platform != "linux":
+        return torch.empty(size_bytes, dtype=torch.uint8)
+    try:
+        place = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"main memory has no room for {size_bytes} bytes: {error}") from error
+    with contextlib.suppress(OSError):  # a kernel without them has ordinary pages
+        place.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(place, dtype=torch.uint8)

@@ -6,7 +6,6 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from anime_studio.engine.acceleration import Acceleration, TextWeights
 from anime_studio.engine.loading import place_text_encoder
-from anime_studio.engine.streaming import home_for
 
 CPU = torch.device("cpu")
 
@@ -38,27 +37,3 @@ def test_streamed_layers_share_two_places():
     places = {parameter.untyped_storage().data_ptr() for parameter in model.encoder.block.parameters()}
 
     assert len(places) == 2
-
-
-def test_memory_is_unlocked_before_it_goes_back(monkeypatch):
-    # The driver's part, which is not here: it refuses an address that is still locked (cudaErrorHostMemoryAlreadyRegistered).
-    locked: set[int] = set()
-
-    class Runtime:
-        def cudaHostRegister(self, address: int, size_bytes: int, flags: int) -> int:  # noqa: N802
-            assert address not in locked and size_bytes > 0
-            locked.add(address)
-            return 0
-
-        def cudaHostUnregister(self, address: int) -> int:  # noqa: N802
-            locked.remove(address)
-            return 0
-
-    monkeypatch.setattr(torch.cuda, "cudart", Runtime)
-    monkeypatch.setattr(torch.cuda, "check_error", lambda status: None)
-    layer = encoder().encoder.block[0]
-
-    flat, parts = home_for(layer, locked=True)
-    assert locked == {flat.data_ptr()}
-    del flat, parts
-    assert locked == set()
