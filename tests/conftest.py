@@ -1,8 +1,15 @@
 """Puts this folder on the import path, so that every test finds `support`; shares the tiny checkpoint."""
 
+import signal
 from pathlib import Path
 
 import pytest
+
+
+def pytest_configure() -> None:
+    """Heed SIGINT, as our children then do: a shell has its background jobs ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from support.chromium import ARGUMENTS, EXECUTABLE, PATIENCE_MS, NewPage, free_port
+from support.chromium import ARGUMENTS, EXECUTABLE, PATIENCE_MS, NewPage
 from support.local_server import LocalServer
+from support.ports import free_port
 from support.stage import Stage
 
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install -e '.[dev]' brings playwright")
@@ -20,8 +21,9 @@ def browser() -> Iterator["playwright.Browser"]:
     if EXECUTABLE is None:
         pytest.skip("chromium is not installed; on Debian: apt-get install chromium")
     # Not for the whole session: its event loop would be in the way of the asyncio tests.
+    playwright.expect.set_options(timeout=PATIENCE_MS)  # its own is 5 s
     with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=EXECUTABLE, args=ARGUMENTS)
+        browser = started.chromium.launch(executable_path=EXECUTABLE, args=ARGUMENTS, timeout=PATIENCE_MS)
         yield browser
         browser.close()
 
@@ -64,9 +66,12 @@ def server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     """The whole studio: server process, worker process, a model of random weights; on a port that stays its own."""
     models_dir = tiny_checkpoint.parent.parent
     server = LocalServer(tmp_path_factory.mktemp("server"), models_dir, port=free_port())
-    server.start()
-    yield server
-    server.stop()
+    try:
+        server.start()
+        yield server
+        server.stop()
+    finally:
+        server.kill()
 
 
 @pytest.fixture(scope="session")

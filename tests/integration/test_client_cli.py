@@ -6,11 +6,9 @@ import hashlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -31,8 +29,9 @@ from anime_studio.client import (
     UnreachableError,
 )
 from common.schemas import Job
+from support.ports import free_port
 from support.proxy import CuttingProxy
-from support.stage import Stage, until
+from support.stage import PATIENCE_S, Stage, until
 from support.tiny_models import tiny_models
 
 
@@ -66,7 +65,7 @@ def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedP
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
 
 
@@ -142,7 +141,7 @@ def test_a_cut_stream_goes_on_without_gap_or_repeat(stage: Stage, proxy: Cutting
                 version = record.version
                 until(lambda version=version: version in seen)  # type: ignore[misc]
             record = stage.finish(desk, record)
-        waiting.join(60)
+        waiting.join(PATIENCE_S)
     assert not waiting.is_alive()
     assert seen == sorted(set(seen))
     assert seen[-1] == record.version
@@ -276,10 +275,9 @@ def test_interrupt_cancels_the_job(stage: Stage, url: str, tmp_path: Path) -> No
         stderr=subprocess.PIPE,
         text=True,
     )
-    until(lambda: stage.launcher.launched)
-    time.sleep(0.3)  # into the wait; an earlier interrupt cancels as well
+    until(lambda: stage.store._feed._inboxes)  # in the midst of its wait
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == ExitCode.INTERRUPTED, err
     assert Job.model_validate_json(out).state == "cancelled"
     assert stage.store_record(stage.launcher.launched[0]).state == "cancelled"
@@ -315,29 +313,33 @@ def serve(folder: Path, port: int) -> subprocess.Popen[bytes]:
 
 
 @contextlib.contextmanager
-def stopping(process: subprocess.Popen[bytes]) -> Iterator[None]:
+def stopping(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     try:
-        yield
+        yield process
     finally:
         process.terminate()
-        process.wait(60)
+        try:
+            process.wait(PATIENCE_S)
+        finally:
+            process.kill()
 
 
-@pytest.mark.timeout(300)
 def test_a_wait_outlives_the_server_it_began_with(tmp_path: Path) -> None:
     tiny_models(tmp_path / "models")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    first = serve(tmp_path, port)
-    with StudioClient(f"http://127.0.0.1:{port}", retry_for_s=60) as studio:
+    port = free_port()
+    with (
+        stopping(serve(tmp_path, port)) as first,
+        StudioClient(f"http://127.0.0.1:{port}", retry_for_s=PATIENCE_S, patience_s=PATIENCE_S) as studio,
+    ):
         seen: list[Job] = []
         job = studio.submit("a cat")  # at once: the worker is still loading
-        waiting = in_thread(lambda: studio.wait(job.job_id, 240, seen.append))
-        until(lambda: seen, 60)
+        waiting = in_thread(lambda: studio.wait(job.job_id, 600, seen.append))
+        until(lambda: seen)
         first.kill()
         first.wait()
         with stopping(serve(tmp_path, port)):
-            waiting.join(240)
+            waiting.join(600)
+            assert not waiting.is_alive()
             assert studio.get(job.job_id).state == "succeeded"
             studio.download(job.job_id, tmp_path / "clip.mp4")
     assert seen[-1].state == "succeeded"

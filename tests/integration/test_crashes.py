@@ -24,7 +24,7 @@ from anime_studio.core.recipes import TINY_RANDOM
 from anime_studio.engine.tiny import write_tiny_random
 from anime_studio.weights import COMPLETE, write_manifest
 from support.disks import small_disk_at
-from support.local_server import LocalServer
+from support.local_server import PATIENCE_S, LocalServer
 
 PLACES = ("starting", "text", "denoise", "decode", "store", "stored")
 
@@ -41,9 +41,12 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shared(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterator[LocalServer]:
     """One server whose worker dies again and again."""
     server = LocalServer(tmp_path_factory.mktemp("shared"), models_dir)
-    server.start()
-    yield server
-    assert server.stop() == 0
+    try:
+        server.start()
+        yield server
+        assert server.stop() == 0
+    finally:
+        server.kill()
 
 
 @pytest.fixture
@@ -51,9 +54,7 @@ def server(tmp_path: Path, models_dir: Path) -> Iterator[LocalServer]:
     """A server of the test's own, started by the test."""
     server = LocalServer(tmp_path, models_dir)
     yield server
-    server.http.close()
-    if server.process.poll() is None:
-        server.stop(signal.SIGKILL)
+    server.kill()
 
 
 @pytest.fixture
@@ -68,11 +69,13 @@ def complete(checkpoint: Path) -> None:
 
 
 def alive(process_id: int) -> bool:
+    """Whether it runs; one that ended may still be listed where nobody collects orphans, as in a container."""
+    stat = Path(f"/proc/{process_id}/stat")
     try:
         os.kill(process_id, 0)
-    except ProcessLookupError:
+        return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
         return False
-    return True
 
 
 def assert_whole(server: LocalServer, job: dict[str, Any]) -> None:
@@ -163,7 +166,7 @@ def test_no_log_line_holds_a_signature_or_a_prompt(shared: LocalServer) -> None:
 
 def test_a_second_server_on_the_folder_says_so(shared: LocalServer) -> None:
     second = shared.spawn()
-    assert second.wait(60) != 0
+    assert second.wait(PATIENCE_S) != 0
     message = f"another server (process {shared.process.pid}) already uses {shared.data}"
     assert message in shared.log_file.read_text()
     assert shared.http.get("/health").status_code == 200
@@ -215,12 +218,12 @@ def test_a_stopped_server_hands_its_job_back_closes_streams_and_exits_with_zero(
     server.stop_worker_at("text")
     job = server.submit()
     worker = server.waiting_worker()
-    with httpx.stream("GET", job["links"]["events"], timeout=60) as stream:
+    with httpx.stream("GET", job["links"]["events"], timeout=PATIENCE_S) as stream:
         server.process.send_signal(signal.SIGTERM)
         assert "starting" in "".join(stream.iter_text())  # the stream ends by itself, whole
     server.until((server.crash_dir / "stopping").exists, "the worker to be told")
     server.let_workers_pass()
-    assert server.process.wait(60) == 0
+    assert server.process.wait(PATIENCE_S) == 0
     assert not alive(worker)
     waiting = server.record(job["job_id"])
     assert (waiting.state, waiting.attempts) == ("queued", 0)
@@ -237,9 +240,9 @@ def test_ctrl_c_while_the_worker_still_loads_ends_both_at_once(server: LocalServ
 
 
 def test_a_full_disk_is_said_and_work_goes_on_once_there_is_room(
-    small_disk: Path, tmp_path: Path, models_dir: Path
+    small_disk: Path, server: LocalServer
 ) -> None:
-    server = LocalServer(tmp_path, models_dir, data_dir=small_disk / "data")
+    server.keep_data_in(small_disk / "data")
     server.start()
     assert_whole(server, server.ended(server.submit()["job_id"]))
     filler = small_disk / "filler"

@@ -117,9 +117,9 @@ class TestBytes:
         assert headers["content-disposition"] == f'inline; filename="{clip.clip_id}.mp4"'
 
     def test_a_copy_may_not_outlive_its_link(self, stage, http, clip):
-        stage.clock.ahead += timedelta(seconds=890)
+        stage.clock.stop_at(clip.expires_at - timedelta(seconds=10))
 
-        assert int(http.get(clip.url).headers["cache-control"].split("max-age=")[1].split(",")[0]) <= 10
+        assert int(http.get(clip.url).headers["cache-control"].split("max-age=")[1].split(",")[0]) == 10
 
     def test_a_download_is_signed_as_one(self, stage, http, clip):
         assert code_of(http.get(changed(clip.url, dl="1"))) == (403, "url_invalid")
@@ -243,9 +243,9 @@ class TestRanges(OnStandingServer):
 
 
 class TestExpiry:
-    @pytest.mark.parametrize(("early_s", "status"), [(2, 200), (-1, 403)])
+    @pytest.mark.parametrize(("early_s", "status"), [(1, 200), (0, 403)])
     def test_the_link_dies_when_it_says(self, stage, http, clip, early_s, status):
-        stage.clock.ahead += clip.expires_at - stage.clock.now() - timedelta(seconds=early_s)
+        stage.clock.stop_at(clip.expires_at - timedelta(seconds=early_s))
 
         assert http.get(clip.url).status_code == status
 

@@ -15,7 +15,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from anime_studio.core.studio import Policy
 from anime_studio.web.openapi import document
-from support.stage import Stage, until
+from support.stage import PATIENCE_S, Stage, until
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -37,7 +37,7 @@ def test_every_answer_is_as_documented(case: schemathesis.Case, server: str) -> 
     # What a recipe cannot draw, and a key used twice, are refused however well formed they are.
     creates = (case.method, case.path) in {("POST", "/generate"), ("POST", "/v1/videos")}
     excluded = [positive_data_acceptance] if creates else []
-    case.call_and_validate(base_url=server, timeout=30, excluded_checks=excluded)
+    case.call_and_validate(base_url=server, timeout=PATIENCE_S, excluded_checks=excluded)
 
 
 def test_the_answers_for_a_real_job_are_as_documented(server: str) -> None:
@@ -45,8 +45,8 @@ def test_the_answers_for_a_real_job_are_as_documented(server: str) -> None:
     made = schema["/generate"]["POST"].Case(
         body={"prompt": "a fox"}, media_type="application/json", headers={"Prefer": "wait=30"}
     )
-    made.call_and_validate(base_url=server)
-    with httpx.Client(base_url=server, timeout=30) as http:
+    made.call_and_validate(base_url=server, timeout=PATIENCE_S)
+    with httpx.Client(base_url=server, timeout=PATIENCE_S) as http:
         job_id = http.post("/generate", json={"prompt": "a fox"}, headers={"Prefer": "respond-async"}).json()[
             "job_id"
         ]
@@ -63,4 +63,4 @@ def test_the_answers_for_a_real_job_are_as_documented(server: str) -> None:
         schema["/outputs/{clip_id}"]["GET"].Case(**clip, headers={"If-None-Match": "*"}),
         schema["/jobs/{job_id}"]["DELETE"].Case(path_parameters={"job_id": job_id}),
     ):
-        case.call_and_validate(base_url=server, timeout=30)
+        case.call_and_validate(base_url=server, timeout=PATIENCE_S)

@@ -24,7 +24,7 @@ def ask(http: httpx.Client, **fields: object) -> str:
 
 def run(http: httpx.Client, *arguments: str) -> tuple[int, str]:
     command = [sys.executable, "-m", "anime_studio.cli", *arguments, "--url", str(http.base_url)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     return done.returncode, done.stdout
 
 

@@ -91,7 +91,7 @@ def test_spawn_is_pending_then_done_then_expired(plane: ControlPlane, by_hand: N
     stats = function("double").get_current_stats()
     assert (stats.backlog, stats.num_total_runners, stats.num_running_inputs) == (1, 0, 0)
     plane.start_container(plane.app("sample-studio").function("double"))
-    assert modal.FunctionCall.from_id(call.object_id).get(timeout=60) == 42
+    assert modal.FunctionCall.from_id(call.object_id).get(timeout=240) == 42
     assert function("double").get_current_stats().num_total_runners == 1
     plane.expire(call.object_id)
     with pytest.raises(modal.exception.OutputExpiredError):
@@ -102,7 +102,7 @@ def test_a_lost_call_is_an_internal_failure(plane: ControlPlane, by_hand: None):
     call = function("cancellable").spawn()
     plane.lose(call.object_id)
     with pytest.raises(modal.exception.InternalFailure):
-        call.get(timeout=60)
+        call.get(timeout=240)
 
 
 def test_failures_are_retried_by_policy(plane: ControlPlane):
@@ -121,7 +121,7 @@ def test_cancel_reaches_the_running_function_and_the_waiting_one(plane: ControlP
     running.cancel()
     for call in (waiting, running):
         with pytest.raises(modal.exception.RemoteError):
-            call.get(timeout=60)
+            call.get(timeout=240)
     plane.wait_until(lambda: records().get("cleaned"), "the finally block to run")
 
 
@@ -130,13 +130,13 @@ def test_cancel_with_terminate_ends_the_container(plane: ControlPlane, app: Depl
     plane.wait_until(lambda: records().get("started"), "the call to run")
     call.cancel(terminate_containers=True)
     with pytest.raises(modal.exception.RemoteError):
-        call.get(timeout=60)
+        call.get(timeout=240)
     assert not app.function("cancellable").containers[-1].alive
 
 
 def test_a_scheduled_function_runs_on_request(plane: ControlPlane, app: DeployedApp):
     call_id = plane.run_schedule(app.function("sweep"))
-    modal.FunctionCall.from_id(call_id).get(timeout=60)
+    modal.FunctionCall.from_id(call_id).get(timeout=240)
     assert records()["swept"]
 
 
@@ -181,7 +181,7 @@ def test_a_preempted_input_runs_again_and_leaves_one_whole_clip(plane: ControlPl
         call.get(timeout=0)
     plane.wait_until(lambda: records().get("attempts") == 2, "the second attempt")
     records()["go"] = True
-    input_id = call.get(timeout=60)
+    input_id = call.get(timeout=240)
     assert plane.volumes.read("clips")["slow.mp4"] == b"whole"
     delivered = plane.calls.calls[call.object_id].inputs[0]
     assert (
@@ -194,7 +194,7 @@ def test_an_interrupted_container_runs_its_exit_hook_and_commits_what_is_there(
 ):
     generator()().render_slowly.spawn("cut.mp4")
     plane.wait_until(lambda: records().get("attempts") == 1, "the first attempt")
-    plane.preempt(app.function("Generator").containers[-1], grace_s=30)
+    plane.preempt(app.function("Generator").containers[-1], grace_s=240)
     assert records().get("left") and plane.volumes.read("clips")["cut.mp4"] == b"half"
     records()["go"] = True
     plane.wait_until(
@@ -208,7 +208,7 @@ def test_a_background_commit_shows_a_half_written_file(plane: ControlPlane, app:
     plane.background_commit(app.function("Generator").containers[-1])
     assert plane.volumes.read("clips")["seen.mp4"] == b"half"
     records()["go"] = True
-    call.get(timeout=60)
+    call.get(timeout=240)
 
 
 def test_another_containers_commit_is_seen_only_after_reload(plane: ControlPlane):

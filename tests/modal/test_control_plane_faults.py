@@ -100,7 +100,7 @@ def web():
     raise ValueError("no keys")
 """
     deploy_tiny(control_plane, tmp_path, body)
-    answer = httpx.get(control_plane.app("tiny").function("web").web_url, timeout=60)
+    answer = httpx.get(control_plane.app("tiny").function("web").web_url, timeout=240)
     assert answer.status_code == 500 and "no keys" in answer.text
 
 

@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import modal
 import pytest
-from control_plane import ControlPlane
+from control_plane import ControlPlane, DeployedApp
 from grpclib import Status
 
 from anime_studio.core.errors import IdempotencyConflictError, JobCancelledError, StorageError
@@ -86,7 +86,7 @@ async def in_thread(work, *args):
 
 
 async def until(look, what: str):
-    end = time.monotonic() + 240  # eight containers must die for one of these
+    end = time.monotonic() + 600  # eight containers must die for one of these
     while time.monotonic() < end:
         if found := await look():
             return found
@@ -200,17 +200,14 @@ async def test_changes_tell_each_state_and_end_with_the_end(
     jobs: ModalJobs, dicts: JobDicts, clock: HandClock
 ):
     job = await jobs.add(new_job(), None)
-
-    async def draw() -> None:
-        with desk(dicts, clock) as gpu:
-            claimed = await in_thread(gpu.claim, job)
-            assert claimed is not None
-            await asyncio.sleep(1)
-            await in_thread(gpu.save, success(claimed, clock))
-
-    drawing = asyncio.create_task(draw())
-    states = [news.state async for news in jobs.changes(job.job_id, after=-1)]
-    await drawing
+    states = []
+    with desk(dicts, clock) as gpu:
+        async for news in jobs.changes(job.job_id, after=-1):  # versions within one look are told as one
+            states.append(news.state)
+            if news.state is JobState.QUEUED:
+                assert await in_thread(gpu.claim, job) is not None
+            elif news.state is JobState.RUNNING:
+                await in_thread(gpu.save, success(news, clock))
     assert states == [JobState.QUEUED, JobState.RUNNING, JobState.SUCCEEDED]
 
 
@@ -309,8 +306,9 @@ import modal
 app = modal.App("calls")
 image = modal.Image.debian_slim(python_version="3.12")
 @app.function(image=image, timeout=2)
+def slow(what: str): time.sleep(600)
+@app.function(image=image)
 def run(what: str):
-    if what == "slow": time.sleep(600)
     if what == "raise": raise KeyError("boom")
     if what == "die": os._exit(1)
     return {}
@@ -318,10 +316,10 @@ def run(what: str):
 
 
 @pytest.fixture
-async def call(plane: ControlPlane, tmp_path: Path, private_root: None) -> AsyncIterator[modal.Function]:
+async def calls(plane: ControlPlane, tmp_path: Path, private_root: None) -> DeployedApp:
     (tmp_path / "calls.py").write_text(CALLS)
     await asyncio.to_thread(plane.deploy, "calls.py", cwd=tmp_path)
-    yield modal.Function.from_name("calls", "run")
+    return plane.app("calls")
 
 
 @pytest.mark.parametrize(
@@ -337,20 +335,24 @@ async def call(plane: ControlPlane, tmp_path: Path, private_root: None) -> Async
     ],
 )
 async def test_a_call_that_ends_without_a_word_ends_its_job_with_the_reason(
-    plane: ControlPlane, jobs: ModalJobs, dicts: JobDicts, call: modal.Function,
+    plane: ControlPlane, jobs: ModalJobs, dicts: JobDicts, calls: DeployedApp,
     what: str, trouble: str | None, state: JobState, why: str,
 ):  # fmt: skip
-    plane.settings.autoscale = what != "wait"
+    plane.settings.autoscale = False
+    name = "slow" if what == "slow" else "run"
     job = await jobs.add(new_job(), None)
-    spawned = await call.spawn.aio(what)
+    spawned = await modal.Function.from_name("calls", name).spawn.aio(what)
     await jobs.note_call(job.job_id, spawned.object_id)
     before = await jobs.get(job.job_id)
     assert before is not None and not before.state.final, "pending is not an end"
-    if trouble == "lose":
+    if trouble is None:
+        plane.settings.autoscale = True
+        await asyncio.to_thread(plane.start_container, calls.function(name))
+    elif trouble == "lose":
         await asyncio.to_thread(plane.lose, spawned.object_id)
     elif trouble == "expire":
         await asyncio.to_thread(plane.expire, spawned.object_id)
-    elif trouble is not None:
+    else:
         if trouble == "owner":
             await dicts.jobs.put.aio(f"cancel:{job.job_id}", cancelled(job).model_dump(mode="json"))
         await spawned.cancel.aio()

@@ -140,7 +140,9 @@ def test_both_lists_resolve_for_the_images_python_and_linux(extra: str, pins: li
         "--python-version", PYTHON_VERSION, *(f"--platform={name}_x86_64" for name in glibc),
         "-c", str(REPOSITORY / "constraints.txt"), *requirements(extra), *pins,
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode and not _index_answers():
+        pytest.skip("the package index went away meanwhile")
     assert done.returncode == 0, done.stderr
 
 
@@ -158,9 +160,12 @@ def _index_answers() -> bool:
         "3",
     ]
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [*command, "--dest", folder, "itsdangerous==2.2.0"], capture_output=True, timeout=60
-        )
+        try:
+            done = subprocess.run(
+                [*command, "--dest", folder, "itsdangerous==2.2.0"], capture_output=True, timeout=60
+            )
+        except subprocess.TimeoutExpired:
+            return False
     return done.returncode == 0
 
 
@@ -177,5 +182,5 @@ def test_a_laptop_with_only_the_modal_extra_can_deploy_and_run():
         "numpy",
     ]
     code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import anime_studio.modal_app, anime_studio.modal_try"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr

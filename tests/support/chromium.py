@@ -1,7 +1,6 @@
 """How the browser tests start Chromium, and what they call its pages."""
 
 import shutil
-import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -17,12 +16,7 @@ ARGUMENTS = [
     "--disable-sync",
     "--autoplay-policy=no-user-gesture-required",  # as OBS starts its browser
 ]
-PATIENCE_MS = 60_000
+PATIENCE_MS = 180_000
 
 NewPage = Callable[..., Any]
 """Opens a Playwright page: `new_page(base_url, **context_options)`."""
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

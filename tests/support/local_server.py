@@ -15,7 +15,8 @@ import httpx
 
 from anime_studio.core.jobs import JobRecord
 
-PATIENCE_S = 90.0
+PATIENCE_S = 240.0
+"""A worker imports torch before it is ready: seconds here, minutes on a small machine under load."""
 HERE = Path(__file__).parent
 
 T = TypeVar("T")
@@ -30,28 +31,43 @@ class LocalServer:
         self.log_file = folder / "log"
         chosen = {
             "recipe": "tiny-random",
-            "data_dir": folder / "data",
             "models_dir": models_dir,
             "port": 0,
             "log_format": "json",
             "drain_s": 0,
             "device": "cpu",
         } | settings
-        self.data = Path(str(chosen["data_dir"]))
         self.environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("ANIME_STUDIO_")},
             **{f"ANIME_STUDIO_{key.upper()}": str(value) for key, value in chosen.items()},
             "CRASH_DIR": str(self.crash_dir),
             "OMP_NUM_THREADS": "1",
         }
+        self.keep_data_in(folder / "data")
         self.process: subprocess.Popen[bytes]
-        self.http: httpx.Client
+        self._spawned: list[subprocess.Popen[bytes]] = []
+        self.http = httpx.Client()
+
+    def keep_data_in(self, folder: Path) -> None:
+        """Choose the data folder; to be called before the start."""
+        self.data = folder
+        self.environment["ANIME_STUDIO_DATA_DIR"] = str(folder)
+
+    def kill(self) -> None:
+        """Leave no process behind, whatever the test came to."""
+        self.http.close()
+        for process in self._spawned:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
 
     def spawn(self) -> subprocess.Popen[bytes]:
         """Start a server process; its log is appended to the same file."""
         with self.log_file.open("ab") as log:
             command = [sys.executable, str(HERE / "crash_server.py")]
-            return subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL, env=self.environment)
+            process = subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL, env=self.environment)
+        self._spawned.append(process)
+        return process
 
     def start(self) -> None:
         """Start the server and wait until it answers."""

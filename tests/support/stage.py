@@ -34,19 +34,26 @@ from support.clips import render
 
 OLD_KEY, NEW_KEY = "old-" + "k" * 32, "new-" + "k" * 32
 L4 = Machine("L4", cpu_cores=2, memory_gib=16)
-WAIT_S = 30.0
+WAIT_S = 120.0
+"""How long the server holds `/generate`; no test waits for its end."""
+PATIENCE_S = 180.0
 
 T = TypeVar("T")
 
 
 class MovableClock:
-    """The machine's clock, moved by as much as the test says."""
+    """The machine's clock, moved by as much as the test says, or stopped."""
 
     def __init__(self) -> None:
         self.ahead = timedelta(0)
+        self._stopped_at: datetime | None = None
 
     def now(self) -> datetime:
-        return datetime.now(UTC) + self.ahead
+        return self._stopped_at or datetime.now(UTC) + self.ahead
+
+    def stop_at(self, moment: datetime) -> None:
+        """Stand still, for tests of single seconds: a slow machine would be late."""
+        self._stopped_at = moment
 
 
 @dataclass
@@ -131,11 +138,12 @@ class Stage:
         try:
             until(lambda: server.started or not thread.is_alive())
             port = server.servers[0].sockets[0].getsockname()[1]
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_S + 10) as client:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client:
                 yield client
         finally:
             server.should_exit = True
-            thread.join(20)
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive(), "the server does not stop"
 
     @contextlib.contextmanager
     def desk(self) -> Iterator[SqliteDesk]:
@@ -209,10 +217,11 @@ class Stage:
             yield
         finally:
             over.set()
-            thread.join(20)
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive(), "the played worker does not stop"
 
 
-def until(look: Callable[[], T], timeout_s: float = 30.0) -> T:
+def until(look: Callable[[], T], timeout_s: float = PATIENCE_S) -> T:
     """Return what *look* finds once it is true."""
     deadline = time.monotonic() + timeout_s
     while not (found := look()):

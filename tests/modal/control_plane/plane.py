@@ -39,7 +39,7 @@ from .web import WebGateway
 
 T = TypeVar("T")
 TOKEN_ID, TOKEN_SECRET = "ak-test", "as-test"
-WAIT_S = 120.0  # generous: test machines are slow and shared
+WAIT_S = 300.0  # generous: test machines are slow and shared
 
 
 class ControlPlane:
@@ -127,7 +127,7 @@ class ControlPlane:
             "MODAL_CONFIG_PATH": f"{self._home.name}/modal.toml",
             "MODAL_DISABLE_API_PROXY": "1",
             "MODAL_HEARTBEAT_INTERVAL": "2",
-            "MODAL_LOGS_TIMEOUT": "5",
+            "MODAL_LOGS_TIMEOUT": "120",
         }
 
     def cli(

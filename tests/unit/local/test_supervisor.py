@@ -28,7 +28,7 @@ DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
 
 
 async def until(look: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(180):
         while not look():
             await asyncio.sleep(0.01)
 
@@ -58,7 +58,7 @@ class Kept:
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor_module, "FIRST_DELAY_S", 0.01)
-    monkeypatch.setattr(supervisor_module, "HAND_BACK_S", 0.5)
+    monkeypatch.setattr(supervisor_module, "HAND_BACK_S", 180)
 
 
 async def test_a_worker_gets_its_settings_without_secrets_and_pokes(tmp_path: Path) -> None:
@@ -110,7 +110,10 @@ async def test_the_reason_a_worker_gave_outlives_it(tmp_path: Path) -> None:
         assert (supervisor.status.code, supervisor.status.command) == ("weights_missing", "get them")
 
 
-async def test_a_worker_that_will_not_stop_is_killed_and_its_job_handed_back(tmp_path: Path) -> None:
+async def test_a_worker_that_will_not_stop_is_killed_and_its_job_handed_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "HAND_BACK_S", 0.5)
     kept = Kept(tmp_path, DEAF, READY, "while True: import time; time.sleep(1)")
     async with kept.supervisor as supervisor:
         await until(lambda: supervisor.status.status == "ready")

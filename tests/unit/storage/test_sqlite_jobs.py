@@ -163,7 +163,7 @@ async def test_two_hundred_followers_cost_the_queries_of_one(
     assert await asyncio.gather(*followers) == [[0, 1, 2]] * 200
     looking = jobs._feed._looking
     assert looking is not None
-    await asyncio.wait_for(looking, 60)  # nobody follows: nobody looks
+    await asyncio.wait_for(looking, 180)  # nobody follows: nobody looks
     assert looks == tells  # one query for each look, whoever looks on
 
 
@@ -174,11 +174,13 @@ async def test_ending_streams_frees_whoever_waits(jobs: SqliteJobs) -> None:
         return [version.version async for version in jobs.changes(job.job_id, after=0)]
 
     waiting = asyncio.create_task(follow())
+    while not jobs._feed._inboxes:
+        await asyncio.sleep(0.01)
     await asyncio.sleep(0.1)
     assert not waiting.done()
     jobs.end_streams()
-    assert await asyncio.wait_for(waiting, 60) == []
-    assert await asyncio.wait_for(follow(), 60) == []
+    assert await asyncio.wait_for(waiting, 180) == []
+    assert await asyncio.wait_for(follow(), 180) == []
 
 
 async def test_finished_jobs_are_listed_newest_first_and_channels_oldest_first(
