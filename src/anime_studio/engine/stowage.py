@@ -1,6 +1,6 @@
 """Weights that wait in main memory while a memory snapshot is taken, and leave the GPU empty.
 
-The driver restores what a process holds on the GPU at 4.4 GiB/s (H200, `docs/performance.md`). From main memory that
+The driver restores what a process holds on the GPU at 4 to 6 GiB/s (H200, `docs/performance.md`). From main memory that
 it only has to lock again, the same bytes are back ten times as fast.
 """
 
@@ -43,6 +43,7 @@ class Stowage:
         """Copy the weights to main memory and give up their places; nothing may compute with them meanwhile."""
         if self._away:
             return
+        self._wait()  # for whoever still works with them, on whatever stream
         for storage, home in zip(self._storages, self._homes, strict=True):
             home.copy_(_bytes(storage), non_blocking=True)
         self._wait()  # before anything is given up
@@ -54,7 +55,7 @@ class Stowage:
         """Bring them back, each into a new place.
 
         Raises:
-            torch.OutOfMemoryError: The device has no room; they are lost.
+            torch.OutOfMemoryError: The device has no room; the models cannot be used any more.
         """
         if not self._away:
             return
