@@ -38,7 +38,7 @@ class ModalSettings(Settings):
     """The laptop's settings, with defaults for a GPU that bills by the second, and what Modal needs.
 
     Prices are `core.pricing.MODAL_RATES`: an L4 with 2 cores and 12 GiB costs $0.000275/s, so a minute
-    costs $0.017, about as much as a clip may. `none` in a variable means None.
+    costs $0.0165, about as much as a clip may. `none` in a variable means None.
     """
 
     model_config = SettingsConfigDict(env_parse_none_str="none")

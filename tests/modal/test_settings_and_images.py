@@ -67,7 +67,7 @@ def test_settings_out_of_modals_bounds_are_refused():
 
 def test_the_default_machine_draws_for_the_sum_the_settings_argue_with():
     per_minute = ModalSettings().machine.usd_per_s() * 60
-    assert per_minute == pytest.approx(0.017, abs=0.0005)
+    assert per_minute == pytest.approx(0.0165, abs=0.00005)
     assert ModalSettings(gpu=None).machine.usd_per_s() > 0, "a CPU container is billed too"
 
 
