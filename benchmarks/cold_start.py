@@ -106,10 +106,10 @@ def cycle(child: Child, checkpoint: Checkpoint | None, work: str) -> dict[str, f
     seconds = {}
     child.ask("rest")
     if checkpoint is not None:
-        seconds["suspend_s"] = _timed(checkpoint.suspend)
+        seconds["suspend_s"] = timed(checkpoint.suspend)
     begun = time.perf_counter()
     if checkpoint is not None:
-        seconds["resume_s"] = _timed(checkpoint.resume)
+        seconds["resume_s"] = timed(checkpoint.resume)
     awake = child.ask("wake")
     seconds["resume_probe_s"] = time.perf_counter() - begun
     if awake["fingerprint"] != child.ready["fingerprint"]:
@@ -253,7 +253,8 @@ def _command(script: str, *given: str, cpu: bool) -> list[str]:
     return [sys.executable, str(Path(__file__).with_name(script)), *given, *(["--cpu"] if cpu else [])]
 
 
-def _timed(act: Callable[[], Any]) -> float:
+def timed(act: Callable[[], Any]) -> float:
+    """Return the seconds that *act* takes."""
     begun = time.perf_counter()
     act()
     return time.perf_counter() - begun

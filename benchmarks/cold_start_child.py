@@ -12,11 +12,11 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from cold_start import timed
 from engine_parts import FULL_DURATION_S, TINY_DURATION_S, Ours, Work
 from loading_ways import place, recipe_for
 
@@ -73,11 +73,11 @@ def main() -> None:
         elif word == "step":
             with torch.inference_mode():
                 step = ours.forward(work.latents(), work.embeddings())
-                _say(seconds=_timed(lambda: step().sum().item()))  # noqa: B023  it runs at once
+                _say(seconds=timed(lambda: step().sum().item()))  # noqa: B023  it runs at once
                 del step  # and the text's keys and values, which would be on the GPU at the next suspend
         elif word == "clip":
             spec = work.spec()
-            _say(seconds=_timed(lambda: ours.render(spec)))  # noqa: B023
+            _say(seconds=timed(lambda: ours.render(spec)))  # noqa: B023
 
 
 def _memory_of_its_own(kind: str) -> int:
@@ -85,12 +85,6 @@ def _memory_of_its_own(kind: str) -> int:
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     kib = next(line.split()[1] for line in lines if line.startswith(f"{kind}:"))
     return int(kib) * 1024
-
-
-def _timed(act: Callable[[], Any]) -> float:
-    begun = time.perf_counter()
-    act()
-    return time.perf_counter() - begun
 
 
 def _say(**answer: Any) -> None:

@@ -73,7 +73,7 @@ def test_every_tensor_has_the_bits_of_packing_at_load(forms, levers):
     assert torch.equal(ours.text_encoder.shared.weight, theirs.text_encoder.shared.weight)
 
 
-def test_waiting_layers_embed_the_same_bits_from_pinned_homes(forms):
+def test_waiting_layers_embed_the_same_bits_from_locked_homes(forms):
     levers = Acceleration(text_weights=TextWeights.INT8, text_embedding_on_cpu=True, text_streamed=True)
     tokens = torch.arange(1, 513, device=CUDA)[None]
 

@@ -25,9 +25,9 @@ from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 from transformers.utils import logging as transformers_logging
 
 from anime_studio.core.errors import CheckpointError, OutOfMemoryError
-from anime_studio.engine.acceleration import PLAIN, Acceleration, TextWeights, packing_for
-from anime_studio.engine.linears import HostEmbedding, pack_linears
-from anime_studio.engine.prepared_loading import read_prepared
+from anime_studio.engine.acceleration import PLAIN, Acceleration, packing_for
+from anime_studio.engine.linears import HostEmbedding
+from anime_studio.engine.prepared_loading import pack_text, read_prepared
 from anime_studio.engine.shards import check_tensors, read_header
 from anime_studio.engine.streaming import stream_layers
 from anime_studio.prepared import read_layout, require_packing, saying_remedy
@@ -249,8 +249,7 @@ def decoder_alone(vae: Any) -> Any:
 
 def place_text_encoder(text_encoder: Any, device: torch.device, acceleration: Acceleration) -> Any:
     """Return *text_encoder* on *device*, packed and with its embedding table in main memory if asked for."""
-    if acceleration.text_weights is not TextWeights.PLAIN:
-        pack_linears(text_encoder, device)
+    pack_text(text_encoder, acceleration.text_weights, device)
     if acceleration.text_embedding_on_cpu:
         table = HostEmbedding(text_encoder.shared, device)
         text_encoder.shared = text_encoder.encoder.embed_tokens = table

@@ -14,6 +14,14 @@ import weakref
 
 import torch
 
+_ALIGNMENT_BYTES = 256
+"""Of what shares a place with others: what `cudaMalloc` aligns to (CUDA C++ Programming Guide, 5.3.2)."""
+
+
+def padded(size_bytes: int) -> int:
+    """Return *size_bytes* rounded up, so that what follows it in the same place is aligned as on a device."""
+    return -(-size_bytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+
 
 def room(size_bytes: int, *, locked: bool) -> torch.Tensor:
     """Return uint8 (size_bytes,) in main memory, *locked* for a GPU or not; what it holds is undefined.
@@ -21,8 +29,7 @@ def room(size_bytes: int, *, locked: bool) -> torch.Tensor:
     It is unlocked as soon as this tensor is let go: keep it, not parts of it alone.
 
     Raises:
-        MemoryError: There is too little.
-        RuntimeError: Or torch finds that there is, or the driver does not lock it.
+        MemoryError, RuntimeError: There is too little of it, or the driver does not lock it.
     """
     if not locked:
         return torch.empty(size_bytes, dtype=torch.uint8)

@@ -11,9 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from anime_studio.engine.locked_memory import room
-
-_ALIGNMENT_BYTES = 256
+from anime_studio.engine.locked_memory import padded, room
 
 
 class Stowage:
@@ -24,7 +22,7 @@ class Stowage:
         device: A CUDA device; a CPU for tests.
 
     Raises:
-        RuntimeError: Main memory has no room for them.
+        MemoryError, RuntimeError: Main memory has no room for them.
     """
 
     def __init__(self, models: Sequence[nn.Module], device: torch.device) -> None:
@@ -33,9 +31,9 @@ class Stowage:
         # Layers that take turns in one place are parts of one storage.
         self._storages = list({storage.data_ptr(): storage for storage in storages}.values())
         sizes = [storage.nbytes() for storage in self._storages]
-        padded = [-(-size // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES for size in sizes]
-        self._room = room(sum(padded), locked=device.type == "cuda")
-        self._homes = [part[:size] for part, size in zip(torch.split(self._room, padded), sizes, strict=True)]
+        shares = [padded(size) for size in sizes]
+        self._room = room(sum(shares), locked=device.type == "cuda")
+        self._homes = [part[:size] for part, size in zip(torch.split(self._room, shares), sizes, strict=True)]
         self._device = device
         self._away = False
 

@@ -13,10 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from anime_studio.engine.locked_memory import room
+from anime_studio.engine.locked_memory import padded, room
 
-_ALIGNMENT_BYTES = 256
-"""Of each tensor within its layer's buffer: what `cudaMalloc` aligns to (CUDA C++ Programming Guide, 5.3.2)."""
 _SLOTS = 2
 """Places on the device: one layer computes while the next one arrives."""
 
@@ -107,7 +105,7 @@ def _places(layer: nn.Module) -> Iterator[tuple[str, torch.Tensor, int, int]]:
     for name, tensor in (*layer.named_parameters(), *layer.named_buffers()):
         count = tensor.numel() * tensor.element_size()
         yield name, tensor, begin, count
-        begin += -(-count // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+        begin += padded(count)
 
 
 def _part(flat: torch.Tensor, like: torch.Tensor, begin: int, count: int) -> torch.Tensor:
