@@ -11,14 +11,16 @@ ignore them, so that an older client reads a newer server.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 PROMPT_MAX_CHARS = 2_000
+REQUESTED_BY_MAX_CHARS = 64
 SEED_MAX = 2**32 - 1
 """Largest seed: fits a JavaScript number and every generator's 64-bit seed."""
 
@@ -89,6 +91,19 @@ def _refuse_control_characters(text: str) -> str:
     return text
 
 
+_HIDDEN: Final = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u180e\u200b\u200c\u200e\u200f\u2028-\u202e"
+    "\u2060-\u206f\u3164\ufeff\uffa0\U000e0000-\U000e0fff]"
+)
+"""Characters that show nothing or turn the text beside them (Unicode 16, UAX 9); the joiner inside emoji stays."""
+
+
+def _display_name(name: str) -> str | None:
+    """Return *name* in one form and on one line, without hidden characters; None if nothing is left."""
+    shown = _HIDDEN.sub("", unicodedata.normalize("NFC", _refuse_control_characters(name)))
+    return " ".join(shown.split()) or None
+
+
 class GenerateRequest(_Request):
     """A prompt and how to draw it: the body of `POST /generate`."""
 
@@ -138,8 +153,7 @@ class GenerateRequest(_Request):
         ),
     ] = None
     num_inference_steps: Annotated[
-        int | None,
-        Field(ge=1, le=100, description="Denoise steps; absent means the recipe's.", examples=[3]),
+        int | None, Field(ge=1, le=100, description="Denoise steps; absent means the recipe's.", examples=[3])
     ] = None
     guidance_scale: Annotated[
         float | None,
@@ -170,11 +184,19 @@ class GenerateRequest(_Request):
             examples=["tuesday-show-9f2c41d7"],
         ),
     ] = None
+    requested_by: Annotated[
+        str | None,
+        Field(
+            max_length=REQUESTED_BY_MAX_CHARS,
+            description="Name of the person who asks, to show with the clip. It proves nothing about anyone.",
+            examples=["mio"],
+        ),
+    ] = None
     source: Annotated[
         str | None,
         Field(
             pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$",
-            description="Who asks, for telemetry: bot, obs, manual, …",
+            description="Which program asks, for telemetry: bot, obs, manual, …",
             examples=["bot"],
         ),
     ] = None
@@ -190,6 +212,7 @@ class GenerateRequest(_Request):
     _clean_prompt = field_validator("prompt", "negative_prompt")(
         lambda text: None if text is None else _refuse_control_characters(text)
     )
+    _clean_name = field_validator("requested_by")(lambda name: None if name is None else _display_name(name))
 
 
 class ClipSpec(_Answer):
@@ -211,8 +234,7 @@ class ClipSpec(_Answer):
     width: Annotated[int, Field(description="Clip width in pixels.", examples=[832])]
     height: Annotated[int, Field(description="Clip height in pixels.", examples=[480])]
     native_width: Annotated[
-        int,
-        Field(description="Width the model draws at; the encoder scales it to `width`.", examples=[832]),
+        int, Field(description="Width the model draws at; the encoder scales it to `width`.", examples=[832])
     ]
     native_height: Annotated[
         int,
@@ -228,6 +250,9 @@ class ClipSpec(_Answer):
     model_revision: Annotated[
         str, Field(description="Revision of the checkpoint.", examples=["0fad780a534b"])
     ]
+    decoder: Annotated[
+        str, Field(description="What makes frames of latents: full, light or tiny.", examples=["full"])
+    ] = "full"
 
 
 class Progress(_Answer):
@@ -299,6 +324,12 @@ class Timings(_Answer):
         float | None, Field(ge=0, description="From acceptance to the final state.", examples=[3.0])
     ] = None
 
+    @property
+    def busy_s(self) -> float:
+        """Seconds from the prompt to the stored clip, by a worker that is ready."""
+        stages = (self.text_s, self.denoise_s, self.decode_s, self.store_s)
+        return sum(seconds for seconds in stages if seconds is not None)
+
 
 class Cost(_Answer):
     """What the clip cost: measured seconds times a dated rate table."""
@@ -336,6 +367,20 @@ class Problem(_Answer):
     )
 
 
+class Note(_Answer):
+    """Something to know about a clip that is not a fault: where it differs from what was asked for, and why."""
+
+    code: Annotated[
+        str, Field(pattern=r"^[a-z][a-z0-9_]*$", description="Stable name.", examples=["unknown_words"])
+    ]
+    detail: Annotated[
+        str,
+        Field(
+            description="For people.", examples=["demo does not know: roof. It makes the rest of the prompt"]
+        ),
+    ]
+
+
 class Links(_Answer):
     """Where to go on from here."""
 
@@ -369,6 +414,22 @@ class Job(_Answer):
     ] = None
     cost: Annotated[Cost | None, Field(description="The receipt.")] = None
     error: Annotated[Problem | None, Field(description="Why it failed or was cancelled.")] = None
+    requested_by: Annotated[
+        str | None, Field(description="Name that the caller gave for who asked.", examples=["mio"])
+    ] = None
+    notes: Annotated[
+        tuple[Note, ...],
+        Field(
+            description="Where the clip differs from what was asked for: words that the recipe does not know, …"
+        ),
+    ] = ()
+    paths: Annotated[
+        tuple[str, ...],
+        Field(
+            description="Fast paths that the renderer took, by name; empty on a CPU.",
+            examples=[["fused_denoiser", "attention=int8"]],
+        ),
+    ] = ()
     created_at: Annotated[datetime, Field(description="Accepted, UTC.", examples=["2026-11-23T20:00:00Z"])]
     started_at: Annotated[datetime | None, Field(description="Last start, UTC.", examples=[None])] = None
     finished_at: Annotated[datetime | None, Field(description="End, UTC.", examples=[None])] = None
@@ -398,6 +459,32 @@ class Readiness(_Answer):
     eta_s: Annotated[
         float | None, Field(ge=0, description="Seconds until a new job would finish.", examples=[12.0])
     ] = None
+    usd_per_clip: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            description="What a new clip should cost, a wake-up apart; null when unknown.",
+            examples=[0.004],
+        ),
+    ] = None
+    wake_s: Annotated[
+        float | None,
+        Field(ge=0, description="Seconds that a wake-up took lately; they come on top.", examples=[1.8]),
+    ] = None
+    projected: Annotated[
+        bool,
+        Field(
+            description="No clip was measured here yet: eta_s and usd_per_clip are projected from another GPU.",
+            examples=[False],
+        ),
+    ] = False
+    progress_age_s: Annotated[
+        float | None,
+        Field(
+            ge=0, description="Seconds since the worker was last heard from; null if unknown.", examples=[0.5]
+        ),
+    ] = None
+    problem: Annotated[Problem | None, Field(description="Why not; null when ready.")] = None
     code: Annotated[str | None, Field(description="Error code when unavailable.", examples=[None])] = None
     command: Annotated[str | None, Field(description="The command that mends it.", examples=[None])] = None
 

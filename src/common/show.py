@@ -12,7 +12,18 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from common.schemas import Clip, Cost, JobState, Readiness, Resolution, SignalKind, StartKind, Timings
+from common.schemas import (
+    Clip,
+    Cost,
+    JobState,
+    Progress,
+    Readiness,
+    Resolution,
+    SignalKind,
+    Stage,
+    StartKind,
+    Timings,
+)
 
 
 class _Answer(BaseModel):
@@ -23,12 +34,29 @@ class ChannelClip(_Answer):
     """One finished clip of a channel, with fresh links."""
 
     clip: Annotated[Clip, Field(description="The clip and its signed links.")]
-    prompt: Annotated[str, Field(description="The prompt as sent.", examples=["a cat on a roof"])]
-    created_at: Annotated[datetime, Field(description="Asked for, UTC.", examples=["2026-11-23T20:00:00Z"])]
-    finished_at: Annotated[
-        datetime,
-        Field(description="Ready, UTC; give it as `after` to go on.", examples=["2026-11-23T20:00:04Z"]),
+    sequence: Annotated[
+        int,
+        Field(ge=0, description="Place in the order of ends; give it as `after` to go on.", examples=[1041]),
     ]
+    prompt: Annotated[str, Field(description="The prompt as sent.", examples=["a cat on a roof"])]
+    requested_by: Annotated[
+        str | None, Field(description="Name that the caller gave for who asked.", examples=["mio"])
+    ] = None
+    created_at: Annotated[datetime, Field(description="Asked for, UTC.", examples=["2026-11-23T20:00:00Z"])]
+    finished_at: Annotated[datetime, Field(description="Ready, UTC.", examples=["2026-11-23T20:00:04Z"])]
+
+
+class UpcomingClip(_Answer):
+    """A job of a channel that waits or is being drawn."""
+
+    prompt: Annotated[str, Field(description="The prompt as sent.", examples=["a cat on a roof"])]
+    state: Annotated[JobState, Field(description="queued or running.", examples=["running"])]
+    stage: Annotated[Stage | None, Field(description="What the worker does.", examples=["denoise"])] = None
+    progress: Annotated[Progress, Field(description="How far it is.")] = Progress()
+    requested_by: Annotated[
+        str | None, Field(description="Name that the caller gave for who asked.", examples=["mio"])
+    ] = None
+    created_at: Annotated[datetime, Field(description="Asked for, UTC.", examples=["2026-11-23T20:00:00Z"])]
 
 
 class ChannelClips(_Answer):
@@ -36,9 +64,18 @@ class ChannelClips(_Answer):
 
     clips: Annotated[list[ChannelClip], Field(description="At most 20; those that were swept are left out.")]
     next_after: Annotated[
-        datetime | None,
-        Field(description="More clips wait: ask again at once with this as `after`.", examples=[None]),
+        int,
+        Field(
+            ge=0,
+            description="Give it as `after` next time. Lower than the last one only if the records were replaced.",
+            examples=[1041],
+        ),
     ]
+    more: Annotated[bool, Field(description="More clips wait: ask again at once.", examples=[False])]
+    upcoming: Annotated[
+        list[UpcomingClip],
+        Field(description="The channel's next clips, at most 20: first the one being drawn."),
+    ] = []
     now: Annotated[datetime, Field(description="The server's clock, UTC.", examples=["2026-11-23T20:00:05Z"])]
 
 
@@ -73,6 +110,13 @@ class RecipeCard(_Answer):
         Bounds | None, Field(description="Guidance; null when the recipe takes none.", examples=[None])
     ]
     examples: Annotated[list[str], Field(description="Prompts that suit it.")]
+    world: Annotated[
+        str | None,
+        Field(
+            description="All that it can show, in one line, if that is a small world; null when it knows any words.",
+            examples=[None],
+        ),
+    ] = None
 
 
 class Percentiles(_Answer):
@@ -129,6 +173,16 @@ class ShowStatus(_Answer):
     window_s: Annotated[float, Field(gt=0, description="Seconds looked back.", examples=[3600])]
     version: Annotated[str, Field(description="Version of the service.", examples=["0.1.0"])]
     recipe: Annotated[str, Field(description="The deployment's recipe.", examples=["fastwan-3step"])]
+    paths: Annotated[
+        tuple[str, ...],
+        Field(
+            description="Fast paths that the newest clip was rendered with, by name; empty on a CPU.",
+            examples=[["fused_denoiser", "attention=int8"]],
+        ),
+    ] = ()
+    decoder: Annotated[
+        str, Field(description="What makes frames of latents: full, light or tiny.", examples=["full"])
+    ] = "full"
     uptime_s: Annotated[float, Field(ge=0, description="Seconds since this process began.", examples=[12.5])]
     readiness: Annotated[Readiness, Field(description="Worker, backlog and time to the next clip.")]
     finished: Annotated[int, Field(ge=0, description="Jobs that ended in the window.", examples=[21])]
@@ -136,8 +190,7 @@ class ShowStatus(_Answer):
     failed: Annotated[int, Field(ge=0, description="… by a fault or a missed deadline.", examples=[1])]
     cancelled: Annotated[int, Field(ge=0, description="… because the owner stopped them.", examples=[0])]
     success_rate: Annotated[
-        float | None,
-        Field(ge=0, le=1, description="succeeded / (succeeded + failed); null without either."),
+        float | None, Field(ge=0, le=1, description="succeeded / (succeeded + failed); null without either.")
     ]
     truncated: Annotated[
         bool, Field(description="More jobs ended in the window than were counted (newest are).")

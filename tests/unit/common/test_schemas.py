@@ -64,6 +64,8 @@ def test_a_prompt_is_enough():
         {"prompt": "a", "deadline_s": 0},
         {"prompt": "a", "channel": "short"},
         {"prompt": "a", "source": "Bot!"},
+        {"prompt": "a", "requested_by": "x" * 65},
+        {"prompt": "a", "requested_by": "mio\x1b[31m"},
         {"prompt": "a", "queue_depth": -1},
         {"prompt": "a", "output_path": "/etc/passwd"},
     ],
@@ -97,6 +99,25 @@ def test_a_prompt_that_is_taken_is_kept_and_survives_json(text):
         return
     assert request.prompt == text.strip()
     assert GenerateRequest.model_validate_json(request.model_dump_json()) == request
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ("mio", "mio"),
+        ("  Mio \t Akiyama\n", "Mio Akiyama"),
+        ("澪 🌸", "澪 🌸"),
+        ("e\u0301va", "\u00e9va"),
+        ("\u202eoim", "oim"),
+        ("mi\u200bo\U000e0000", "mio"),
+        ("👩\u200d🎨", "👩\u200d🎨"),
+        ("\u200b \u2060", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_the_name_of_who_asked_has_one_form_on_one_line(sent, kept):
+    assert GenerateRequest(prompt="a", requested_by=sent).requested_by == kept
 
 
 def test_sizes_are_those_the_model_was_trained_at():
