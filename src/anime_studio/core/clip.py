@@ -1,7 +1,7 @@
-"""From a request to exactly what is drawn.
+"""From a request to the clip it means: a `ClipSpec`, or a refusal.
 
 Pure arithmetic. After the first frame, Wan's VAE folds four frames into one latent
-frame, so a clip holds 4n + 1 frames; Wan 2.1 samples at 16 per second.
+frame, so a clip has 4n + 1 frames; Wan 2.1 was trained at 16 frames per second.
 
 Source: diffusers 0.42.1, `WanPipeline.__call__` (`num_frames % vae_scale_factor_temporal == 1`);
 Wan2.1 `wan/configs/shared_config.py` (`sample_fps = 16`).
@@ -10,11 +10,13 @@ Wan2.1 `wan/configs/shared_config.py` (`sample_fps = 16`).
 from __future__ import annotations
 
 import math
+import secrets
 
+from anime_studio.core.decoders import Decoder
 from anime_studio.core.errors import InvalidRequestError, UnsupportedByRecipeError
-from anime_studio.core.prompts import compose
+from anime_studio.core.prompts import canonical, compose
 from anime_studio.core.recipes import Recipe
-from common.schemas import ClipSpec, GenerateRequest
+from common.schemas import SEED_MAX, ClipSpec, GenerateRequest
 
 FPS = 16
 FRAMES_PER_LATENT = 4
@@ -39,27 +41,43 @@ def frames_for(duration_s: float, *, fps: int = FPS) -> int:
     return FRAMES_PER_LATENT * math.ceil((frames_wanted - 1) / FRAMES_PER_LATENT) + 1
 
 
+def new_seed() -> int:
+    """Return a random seed, for a request that names none."""
+    return secrets.randbelow(SEED_MAX + 1)
+
+
 def plan(
-    request: GenerateRequest, recipe: Recipe, *, model_revision: str, seed: int, compose_prompt: bool = True
+    request: GenerateRequest,
+    recipe: Recipe,
+    *,
+    model_revision: str,
+    seed: int,
+    decoder: Decoder = Decoder.FULL,
+    compose_prompt: bool = True,
 ) -> ClipSpec:
     """Return what *request* means under *recipe*, or refuse it.
 
     Args:
         request: What the caller asked for.
         recipe: The deployment's recipe.
-        model_revision: Revision of the checkpoint that will draw it.
+        model_revision: Revision of the checkpoint that renders it, as far as is known.
         seed: Used when the request names none.
+        decoder: What decodes it, as far as is known.
         compose_prompt: Whether a short prompt is extended for the recipe.
 
     Raises:
-        UnsupportedByRecipeError: The recipe cannot draw it; the detail says what it can.
+        InvalidRequestError: Nothing in the prompt is visible.
+        UnsupportedByRecipeError: The recipe cannot render it; the detail says what it can.
     """
+    prompt = canonical(request.prompt)
+    if not prompt:
+        raise InvalidRequestError("prompt: it holds no visible character")
     native_width, native_height = _native_size(request, recipe)
     width, height = request.resolution.size
     guidance_scale = _guidance(request, recipe)
     return ClipSpec(
         prompt=request.prompt,
-        prompt_used=compose(request.prompt) if compose_prompt and recipe.composes_prompts else request.prompt,
+        prompt_used=compose(prompt) if compose_prompt and recipe.composes_prompts else prompt,
         negative_prompt=_negative_prompt(request, recipe, guidance_scale),
         seed=seed if request.seed is None else request.seed,
         duration=request.duration,
@@ -74,6 +92,7 @@ def plan(
         guidance_scale=guidance_scale,
         recipe=recipe.name,
         model_revision=model_revision,
+        decoder=decoder,
     )
 
 
@@ -131,7 +150,9 @@ def _guidance(request: GenerateRequest, recipe: Recipe) -> float | None:
 
 def _negative_prompt(request: GenerateRequest, recipe: Recipe, guidance_scale: float | None) -> str | None:
     if guidance_scale is not None:
-        return recipe.negative_prompt if request.negative_prompt is None else request.negative_prompt
+        return (
+            recipe.negative_prompt if request.negative_prompt is None else canonical(request.negative_prompt)
+        )
     if request.negative_prompt:
         raise UnsupportedByRecipeError(
             f"negative_prompt has no effect without guidance, and recipe {recipe.name} runs without it; leave it out"

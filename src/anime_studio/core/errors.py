@@ -1,4 +1,4 @@
-"""Every error we raise on purpose, each with a stable code.
+"""Every error that is raised on purpose, each with a stable code.
 
     AnimeStudioError
     ├── RequestError                 the caller must change something
@@ -12,7 +12,8 @@
     ├── JobStoppedError              the job ended without a clip
     │   ├── JobCancelledError               job_cancelled              409
     │   ├── DeadlineExceededError           deadline_exceeded          409
-    │   └── WorkerDiedError                 worker_died                500
+    │   ├── WorkerDiedError                 worker_died                500
+    │   └── WorkerHungError                 worker_hung                500
     ├── EngineError                         engine_failed              500
     │   ├── WeightsMissingError             weights_missing            503
     │   ├── CheckpointError                 checkpoint_invalid         503
@@ -26,10 +27,16 @@
     │   ├── ClipUrlExpiredError             url_expired                403
     │   └── ClipGoneError                   clip_gone                  410
     ├── UnavailableError                    unavailable                503
-    └── ConfigurationError                  configuration_invalid      500
+    ├── HubError                     weights could not be fetched
+    │   ├── HubUnreachableError             hub_unreachable            503
+    │   ├── HubRateLimitedError             hub_rate_limited           503
+    │   ├── HubDeniedError                  hub_denied                 503
+    │   └── HubNotFoundError                hub_not_found              503
+    ├── ConfigurationError                  configuration_invalid      500
+    └── ReportedError                a problem of another process, with its code and status
 
 `status` is the number a caller sees, in an HTTP answer and in a job's `error`.
-Siblings, not subclasses, wherever callers act differently.
+Where callers act differently, errors are siblings, not subclasses.
 """
 
 from __future__ import annotations
@@ -38,16 +45,17 @@ import errno
 from datetime import datetime
 from typing import ClassVar
 
+from anime_studio.core.plain_text import without_folders
 from common.schemas import Problem
 
 
 class AnimeStudioError(Exception):
     """Root of the tree; `detail` says what happened, to what, and what to do."""
 
-    code: ClassVar[str] = "internal_error"
-    title: ClassVar[str] = "Something went wrong on our side"
-    status: ClassVar[int] = 500
-    retryable: ClassVar[bool] = False
+    code: str = "internal_error"
+    title: str = "Something went wrong on our side"
+    status: int = 500
+    retryable: bool = False
 
     def __init__(self, detail: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(detail)
@@ -55,12 +63,12 @@ class AnimeStudioError(Exception):
         self.retry_after_s = retry_after_s
 
     def problem(self, request_id: str | None = None) -> Problem:
-        """Return the error as an RFC 9457 body."""
+        """Return the error as an RFC 9457 body, which callers see: without the folders of this machine."""
         return Problem(
             type=f"/problems/{self.code}",
             title=self.title,
             status=self.status,
-            detail=self.detail,
+            detail=without_folders(self.detail),
             code=self.code,
             retryable=self.retryable,
             request_id=request_id,
@@ -82,7 +90,7 @@ class InvalidRequestError(RequestError):
 
 
 class UnsupportedByRecipeError(RequestError):
-    """Valid, but not something the deployment's recipe can draw."""
+    """Valid, but the deployment's recipe cannot render it."""
 
     code = "unsupported_by_recipe"
     title = "This recipe cannot do that"
@@ -156,8 +164,16 @@ class WorkerDiedError(JobStoppedError):
     retryable = True
 
 
+class WorkerHungError(JobStoppedError):
+    """The job's worker went silent, and was killed, the last of the times that the job was tried."""
+
+    code = "worker_hung"
+    title = "The worker hung while drawing"
+    retryable = True
+
+
 class EngineError(AnimeStudioError):
-    """Drawing failed."""
+    """Rendering failed."""
 
     code = "engine_failed"
     title = "The engine failed"
@@ -186,7 +202,7 @@ class CheckpointError(EngineError):
 
 
 class BadFramesError(EngineError):
-    """The model drew NaN, black or constant frames."""
+    """The model made NaN, black or constant frames."""
 
     code = "frames_invalid"
     title = "The drawn frames are unusable"
@@ -201,7 +217,7 @@ class OutOfMemoryError(EngineError):
 
 
 class StorageError(AnimeStudioError):
-    """A record or clip could not be kept."""
+    """A record or clip could not be stored."""
 
     code = "storage_failed"
     title = "Storage failed"
@@ -210,10 +226,10 @@ class StorageError(AnimeStudioError):
 
 
 class DiskFullError(StorageError):
-    """No room is left for records or clips."""
+    """The disk has no room for records or clips."""
 
     errnos: ClassVar = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-    """`OSError`s that mean this."""
+    """Values of `OSError.errno` that mean it."""
 
     code = "disk_full"
     title = "The disk is full"
@@ -255,7 +271,7 @@ class ClipUrlExpiredError(ClipUrlError):
 
 
 class ClipGoneError(ClipUrlError):
-    """The clip was swept or found damaged."""
+    """The clip was swept, or a check found it damaged."""
 
     code = "clip_gone"
     title = "The clip is gone"
@@ -271,8 +287,53 @@ class UnavailableError(AnimeStudioError):
     retryable = True
 
 
+class HubError(AnimeStudioError):
+    """The model hub did not give what was asked for."""
+
+    status = 503
+
+
+class HubUnreachableError(HubError):
+    """No answer came, or one that says that the hub itself fails."""
+
+    code = "hub_unreachable"
+    title = "The model hub cannot be reached"
+    retryable = True
+
+
+class HubRateLimitedError(HubError):
+    """The hub asks this address to wait."""
+
+    code = "hub_rate_limited"
+    title = "The model hub asks to wait"
+    retryable = True
+
+
+class HubDeniedError(HubError):
+    """The repository is gated or private, or has another name: the hub does not tell these apart."""
+
+    code = "hub_denied"
+    title = "The model hub refuses"
+
+
+class HubNotFoundError(HubError):
+    """There is no such repository, revision or file."""
+
+    code = "hub_not_found"
+    title = "The model hub has no such repository or revision"
+
+
 class ConfigurationError(AnimeStudioError):
-    """A setting is missing or wrong; the detail names it and the remedy."""
+    """A setting is missing or wrong; the detail names it and the fix."""
 
     code = "configuration_invalid"
     title = "The configuration is not valid"
+
+
+class ReportedError(AnimeStudioError):
+    """A problem that another process reported; a caller of this one sees it unchanged."""
+
+    def __init__(self, problem: Problem, *, retry_after_s: float | None = None) -> None:
+        super().__init__(problem.detail, retry_after_s=retry_after_s or problem.retry_after_s)
+        self.code, self.title = problem.code, problem.title
+        self.status, self.retryable = problem.status, problem.retryable

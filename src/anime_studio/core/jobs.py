@@ -1,30 +1,33 @@
-"""A job's record, the moves it may make, and the ports through which it is kept and run.
+"""A job's record, the moves it may make, and the values that stores and renderers exchange.
 
 The record holds what must survive a crash. It is plain data (pydantic), so SQLite and
-`modal.Dict` both keep it as JSON. Only the moves below make a new version; a final job
+`modal.Dict` both store it as JSON. Only the moves below make a new version; a final job
 never changes again.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Protocol, Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from anime_studio.core.errors import DeadlineExceededError, WorkerDiedError, WorkerHungError
+from anime_studio.core.ids import new_clip_id, new_job_id
 from common.schemas import (
     CLIP_ID_PATTERN,
     JOB_ID_PATTERN,
     ClipSpec,
     Cost,
+    GenerateRequest,
     JobState,
+    Note,
     Problem,
     Progress,
-    Readiness,
     Stage,
     StartKind,
     Timings,
@@ -48,8 +51,25 @@ class Asset(StrEnum):
         return ".mp4" if self is Asset.VIDEO else ".jpg"
 
 
+@dataclass(frozen=True, slots=True)
+class RenderedClip:
+    """What the renderer made: two files in a scratch folder, seconds of each stage, notes, names of the fast paths taken."""
+
+    video: Path
+    poster: Path
+    width: int
+    height: int
+    num_frames: int
+    fps: int
+    text_s: float
+    denoise_s: float
+    decode_s: float
+    notes: tuple[Note, ...] = ()
+    paths: tuple[str, ...] = ()
+
+
 class StoredClip(BaseModel):
-    """A clip as it lies in storage; the sidecar beside the MP4 holds the same."""
+    """A clip in storage; the JSON sidecar beside its files holds the same."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -63,11 +83,33 @@ class StoredClip(BaseModel):
     num_frames: int
     fps: int
 
+    @classmethod
+    def of(
+        cls, clip_id: str, rendered: RenderedClip, *, video: tuple[int, str], poster: tuple[int, str]
+    ) -> Self:
+        """Return the clip that *rendered* becomes; *video* and *poster* are size in bytes and SHA-256."""
+        return cls(
+            clip_id=clip_id,
+            size_bytes=video[0],
+            sha256=video[1],
+            poster_size_bytes=poster[0],
+            poster_sha256=poster[1],
+            width=rendered.width,
+            height=rendered.height,
+            num_frames=rendered.num_frames,
+            fps=rendered.fps,
+        )
+
     def size_and_hash(self, asset: Asset) -> tuple[int, str]:
         """Return size in bytes and SHA-256 of one of the two files."""
         if asset is Asset.VIDEO:
             return self.size_bytes, self.sha256
         return self.poster_size_bytes, self.poster_sha256
+
+    def file_name(self, asset: Asset) -> str:
+        """Return the name of one file in storage: a file of other content has another name."""
+        _, sha256 = self.size_and_hash(asset)
+        return f"{self.clip_id}.{sha256[:16]}{asset.suffix}"
 
 
 class IllegalMoveError(Exception):
@@ -84,6 +126,7 @@ class JobRecord(BaseModel):
     request_id: str
     traceparent: str | None = None
     spec: ClipSpec
+    requested_by: str | None = None
     source: str | None = None
     channel: str | None = None
     deadline_at: datetime | None = None
@@ -97,9 +140,38 @@ class JobRecord(BaseModel):
     clip: StoredClip | None = None
     cost: Cost | None = None
     error: Problem | None = None
+    notes: tuple[Note, ...] = ()
+    paths: tuple[str, ...] = ()
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
+
+    @classmethod
+    def submitted(
+        cls,
+        request: GenerateRequest,
+        spec: ClipSpec,
+        *,
+        request_id: str,
+        now: datetime,
+        traceparent: str | None = None,
+        notes: tuple[Note, ...] = (),
+    ) -> Self:
+        """Return a new job for *request*, which means *spec*."""
+        deadline_s = request.deadline_s
+        return cls(
+            job_id=new_job_id(),
+            clip_id=new_clip_id(),
+            request_id=request_id,
+            traceparent=traceparent,
+            spec=spec,
+            requested_by=request.requested_by,
+            source=request.source,
+            channel=request.channel,
+            deadline_at=None if deadline_s is None else now + timedelta(seconds=deadline_s),
+            notes=notes,
+            created_at=now,
+        )
 
     def claimed(self, now: datetime) -> Self:
         """A worker took the job; also how an interrupted job starts again."""
@@ -113,13 +185,60 @@ class JobRecord(BaseModel):
             timings=Timings(queue_s=max(0.0, (now - self.created_at).total_seconds())),
         )
 
+    def ended_before_start(
+        self, now: datetime, *, cancel: Problem | None, max_attempts: int, log: str
+    ) -> Self | None:
+        """Return how the job ends without another attempt; None when a worker may start it.
+
+        Args:
+            now: Aware UTC time.
+            cancel: The problem that its owner's cancel left, if there was one.
+            max_attempts: A job whose worker died this many times fails.
+            log: Where the operator reads why the worker died.
+        """
+        if cancel is not None:
+            return self.cancelled(cancel, now)
+        if self.state is JobState.RUNNING and self.attempts >= max_attempts:
+            error = WorkerDiedError(
+                f"job {self.job_id} was tried {self.attempts} times and its worker died each time; "
+                f"{log} has the reason; submit it again with another size or seed"
+            )
+            return self.failed(error.problem(self.request_id), now)
+        return None
+
+    def ended_after_hang(self, now: datetime, *, cancel: Problem | None, max_attempts: int) -> Self | None:
+        """Return how the job ends whose worker hung and was killed; None when it may run again."""
+        if cancel is not None:
+            return self.cancelled(cancel, now)
+        if self.attempts < max_attempts:
+            return None
+        error = WorkerHungError(
+            f"job {self.job_id} was tried {self.attempts} times; its worker went silent at {self.stage} and was "
+            "killed; the server's log (worker.hung) has each time; submit it again with another size or seed"
+        )
+        return self.failed(error.problem(self.request_id), now)
+
+    def past_deadline(self, now: datetime) -> Self:
+        """Return the job failed because its deadline passed, whatever its worker does."""
+        where = "in the queue" if self.state is JobState.QUEUED else f"at {self.stage}"
+        error = DeadlineExceededError(
+            f"job {self.job_id} was not ready by its deadline, stopped {where}; ask with a longer deadline_s"
+        )
+        return self.failed(error.problem(self.request_id), now)
+
+    def seconds_left(self, now: datetime) -> float | None:
+        """Return the seconds until the deadline, at most those that the caller gave; None without a deadline."""
+        if self.deadline_at is None:
+            return None
+        return (self.deadline_at - max(now, self.created_at)).total_seconds()
+
     def progressed(self, stage: Stage, progress: Progress, start_kind: StartKind | None = None) -> Self:
-        """The worker went one stage or step on."""
+        """The worker reached the next stage or step."""
         self._require(JobState.RUNNING)
         return self._move(stage=stage, progress=progress, start_kind=start_kind or self.start_kind)
 
-    def handed_back(self) -> Self:
-        """The worker stops before the job's end, in good order: it waits again and the attempt does not count."""
+    def requeued(self) -> Self:
+        """The worker was stopped on purpose: the job waits again, and the attempt does not count."""
         self._require(JobState.RUNNING)
         return self._move(
             state=JobState.QUEUED,
@@ -131,8 +250,17 @@ class JobRecord(BaseModel):
             start_kind=None,
         )
 
-    def succeeded(self, clip: StoredClip, timings: Timings, cost: Cost, now: datetime) -> Self:
-        """The clip is stored."""
+    def succeeded(
+        self,
+        clip: StoredClip,
+        timings: Timings,
+        cost: Cost,
+        now: datetime,
+        *,
+        notes: tuple[Note, ...] = (),
+        paths: tuple[str, ...] = (),
+    ) -> Self:
+        """The clip is stored; *notes* are the renderer's own, after those of the request, and *paths* those it took."""
         self._require(JobState.RUNNING)
         steps = self.spec.num_inference_steps
         return self._move(
@@ -142,6 +270,8 @@ class JobRecord(BaseModel):
             clip=clip,
             cost=cost,
             timings=timings,
+            notes=self.notes + notes,
+            paths=paths,
             finished_at=now,
         )
 
@@ -161,14 +291,10 @@ class JobRecord(BaseModel):
         self, state: JobState, error: Problem, now: datetime, timings: Timings | None, cost: Cost | None
     ) -> Self:
         self._require(JobState.QUEUED, JobState.RUNNING)
-        timings = timings or self.timings
-        return self._move(
-            state=state,
-            error=error,
-            finished_at=now,
-            timings=timings.model_copy(update={"total_s": max(0.0, (now - self.created_at).total_seconds())}),
-            cost=cost or self.cost,
-        )
+        if timings is None:  # nobody measured it: it ends in the queue, or its worker is gone
+            total_s = max(0.0, (now - self.created_at).total_seconds())
+            timings = self.timings.model_copy(update={"total_s": total_s})
+        return self._move(state=state, error=error, finished_at=now, timings=timings, cost=cost or self.cost)
 
     def _require(self, *states: JobState) -> None:
         if self.state not in states:
@@ -195,183 +321,30 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """A final job and its place in the order of ends."""
+
+    sequence: int
+    """Grows from end to end, whatever the clock does."""
+    job: JobRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelPage:
+    """Some clips of a channel, oldest first."""
+
+    clips: Sequence[Ended]
+    next_after: int
+    """The cursor to go on with."""
+    more: bool
+    """Whether more clips may wait."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClipFile:
-    """One file of a clip, whole and checked, on this machine's disk."""
+    """One file of a clip on this machine's disk, checked by size and hash."""
 
     path: Path
     size_bytes: int
     sha256: str
     content_type: str
-
-
-@dataclass(frozen=True, slots=True)
-class RenderedClip:
-    """What the engine made: two finished files in a scratch folder, and where the time went."""
-
-    video: Path
-    poster: Path
-    width: int
-    height: int
-    num_frames: int
-    fps: int
-    text_s: float
-    denoise_s: float
-    decode_s: float
-
-
-class Clock(Protocol):
-    """Time, so that tests can move it."""
-
-    def now(self) -> datetime:
-        """Aware UTC time."""
-        ...
-
-
-class JobStore(Protocol):
-    """Where the web process keeps and reads jobs. Every write is durable when the call returns."""
-
-    async def add(self, job: JobRecord, idempotency: IdempotencyKey | None) -> JobRecord:
-        """Keep a new job, or return the earlier job of the same idempotency key.
-
-        Raises:
-            IdempotencyConflictError: The key came with another body before.
-            StorageError: It could not be kept; the job does not exist.
-        """
-        ...
-
-    async def find_idempotent(self, idempotency: IdempotencyKey) -> JobRecord | None:
-        """Return the earlier job of this key, if any.
-
-        Raises:
-            IdempotencyConflictError: The key came with another body before.
-        """
-        ...
-
-    async def get(self, job_id: str) -> JobRecord | None:
-        """Return the newest version, or None when there is no such job."""
-        ...
-
-    def changes(self, job_id: str, after: int) -> AsyncIterator[JobRecord]:
-        """Yield versions above *after* as they come; ends after the final one."""
-        ...
-
-    async def cancel(self, job_id: str, error: Problem, now: datetime) -> JobRecord | None:
-        """End a queued job at once, mark a running one to stop at its next step, leave a final one alone."""
-        ...
-
-    async def queue_position(self, job: JobRecord) -> int | None:
-        """Return how many jobs will start before this queued one; None when it is not queued."""
-        ...
-
-    async def backlog(self) -> Backlog:
-        """Return how many jobs wait and run."""
-        ...
-
-    async def finished_since(self, since: datetime, limit: int = 1000) -> Sequence[JobRecord]:
-        """Return final jobs that ended at or after *since*, newest first."""
-        ...
-
-    async def channel_clips(self, channel: str, after: datetime, limit: int = 20) -> Sequence[JobRecord]:
-        """Return the channel's succeeded jobs that finished after *after*, oldest first."""
-        ...
-
-
-class Launcher(Protocol):
-    """Gets a kept job drawn: a local worker process, or a Modal function."""
-
-    async def launch(self, job: JobRecord) -> None:
-        """Ask for the job to be drawn. Safe to call twice for one job.
-
-        Raises:
-            UnavailableError: No worker can be asked now.
-        """
-        ...
-
-    async def stop(self, job: JobRecord) -> None:
-        """Reach the running worker after a cancel was recorded; the store's mark alone also stops it, later."""
-        ...
-
-    async def readiness(self) -> Readiness:
-        """Say whether a job launched now would be drawn. Never wakes a GPU."""
-        ...
-
-    async def warm(self) -> None:
-        """Ask for a worker to be made ready, drawing nothing; where one is always kept, do nothing.
-
-        Raises:
-            UnavailableError: No worker can be asked now.
-        """
-        ...
-
-
-class ClipReader(Protocol):
-    """Where the web process finds finished clips."""
-
-    async def open(self, clip: StoredClip, asset: Asset) -> ClipFile | None:
-        """Return one checked file of a clip, or None when it is gone or damaged."""
-        ...
-
-    async def find(self, clip_id: str) -> StoredClip | None:
-        """Return the sidecar of a published clip, or None."""
-        ...
-
-    async def remove(self, clip_id: str) -> None:
-        """Delete a clip's files, the sidecar first; nothing happens when there are none.
-
-        Raises:
-            StorageError: They could not be deleted.
-        """
-        ...
-
-
-class ClipWriter(Protocol):
-    """Where the worker puts finished clips."""
-
-    def publish(self, clip_id: str, rendered: RenderedClip) -> StoredClip:
-        """Make both files durable, then visible, all or nothing; a second call for the id replaces the first.
-
-        Raises:
-            DiskFullError: No room.
-            StorageError: Anything else.
-        """
-        ...
-
-
-class JobDesk(Protocol):
-    """How a worker speaks to the job store. One worker holds a job at a time."""
-
-    def save(self, job: JobRecord) -> None:
-        """Keep the job's next version.
-
-        Raises:
-            StorageError: It could not be kept.
-        """
-        ...
-
-    def cancel_requested(self, job_id: str) -> bool:
-        """Whether its owner asked to stop it."""
-        ...
-
-
-class Report(Protocol):
-    """How a renderer tells where it is; raises `JobStoppedError` when the job must stop."""
-
-    def __call__(self, stage: Stage, step: int = 0, total_steps: int = 0) -> None:
-        """Note that *stage* has begun, or that *step* of *total_steps* of it is done."""
-        ...
-
-
-class Renderer(Protocol):
-    """The engine as the worker sees it."""
-
-    start_kind: StartKind
-    """How it came to be ready; the worker reads it once, then later jobs are warm."""
-
-    def render(self, spec: ClipSpec, folder: Path, report: Report) -> RenderedClip:
-        """Draw *spec* into two finished files in *folder*.
-
-        Raises:
-            JobStoppedError: Raised by *report* and passed through.
-            EngineError: Drawing failed.
-        """
-        ...

@@ -30,18 +30,22 @@ class RateTable:
 MODAL_RATES = RateTable(
     as_of=date(2026, 7, 18),
     source=(
-        "Modal's published per-second prices as read by third parties (L4, A10, L40S, CPU, memory: 2026-07-18; "
-        "H100, A100-80GB: techbytes.app, 2026-05-07; H200: as widely quoted, not re-read); check with `modal billing rates`"
+        "Modal's published per-second prices as read by third parties (L4, A10, L40S, CPU, memory: 2026-07-18; the "
+        "other GPUs: 2026-07-01); check with `modal billing rates`"
     ),
     gpu_usd_per_s=MappingProxyType(
         {
             "none": 0.0,  # a CPU container: cores and memory alone
+            "T4": 0.000164,
             "L4": 0.000222,
             "A10": 0.000306,
             "L40S": 0.000542,
+            "A100-40GB": 0.000583,
             "A100-80GB": 0.000694,
+            "RTX-PRO-6000": 0.000842,
             "H100": 0.001097,
             "H200": 0.001261,
+            "B200": 0.001736,
         }
     ),
     cpu_core_usd_per_s=0.0000131,
@@ -57,6 +61,11 @@ class Machine:
     cpu_cores: float = 0.0
     memory_gib: float = 0.0
 
+    @property
+    def gpu_type(self) -> str:
+        """The GPU's type: `H100` for `H100:1` (one of them) and for `H100!` (no other in its place)."""
+        return (self.gpu or "").split(":")[0].rstrip("!")
+
     def usd_per_s(self, rates: RateTable = MODAL_RATES) -> float:
         """Return what one second costs.
 
@@ -65,12 +74,11 @@ class Machine:
         """
         if self.gpu is None:
             return 0.0
-        gpu_type = self.gpu.split(":")[0].rstrip("!")
-        if gpu_type not in rates.gpu_usd_per_s:
+        if self.gpu_type not in rates.gpu_usd_per_s:
             known = ", ".join(rates.gpu_usd_per_s)
             raise ConfigurationError(f"no price is known for GPU {self.gpu!r}; priced: {known}")
         return (
-            rates.gpu_usd_per_s[gpu_type]
+            rates.gpu_usd_per_s[self.gpu_type]
             + self.cpu_cores * rates.cpu_core_usd_per_s
             + self.memory_gib * rates.memory_gib_usd_per_s
         )

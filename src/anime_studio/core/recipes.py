@@ -1,16 +1,18 @@
-"""How to sample: frozen, named, cited. A deployment serves one recipe.
+"""Recipes: a checkpoint and how it is sampled, each number with its source. A deployment serves one recipe.
 
-A recipe binds a checkpoint to the sampler it was trained for. Few-step students are
-wrong under any other sampler, so steps and timesteps are part of the recipe.
+A few-step student gives wrong pictures under any other sampler than the one it was trained for, so sampler, steps and
+timesteps are part of the recipe.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
 
+from anime_studio.core.decoders import Decoder
+from anime_studio.core.demo_words import WORLD
 from anime_studio.core.errors import ConfigurationError
 from common.schemas import Resolution
 
@@ -20,10 +22,8 @@ class Sampler(StrEnum):
 
     UNIPC = "unipc"
     """UniPC on the flow-matching sigmas, diffusers' scheduler for Wan."""
-    EULER = "euler"
-    """First-order flow matching."""
     DMD = "dmd"
-    """Few-step students: predict x0, re-noise to the next of their exact timesteps."""
+    """For few-step students: predict x0, add noise for the next of their exact timesteps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +34,26 @@ class Recipe:
         name: Stable name, in records and on the command line.
         summary: One line for people.
         repo_id: Model repository, or None when the checkpoint ships with the package.
-        revision: Commit of the repository; "main" means `setup` resolves it and writes it in the manifest.
-        source: Where each number below was read.
+        revision: Commit of the repository; "main" is resolved to a commit when the weights are fetched.
+        license: Of the checkpoint.
+        source: Where each number below comes from.
         sampler: See `Sampler`.
-        num_inference_steps: Default steps.
+        num_inference_steps: Default steps; callers may ask for `min_inference_steps` to `max_inference_steps`.
         flow_shift: Timestep shift of the flow-matching schedule.
         timesteps: The student's exact timesteps, for `Sampler.DMD`.
         guidance_scale: Default guidance; None runs the denoiser once per step.
         accepts_guidance: Whether callers may ask for guidance.
-        native_sizes: For each resolution offered, the (width, height) the model draws at.
-        max_sequence_length: Text tokens, padded or truncated to this.
+        native_sizes: For each resolution offered, the (width, height) in pixels that the model generates.
+        min_frames: Fewest frames of a clip, 4n + 1.
+        max_frames: Most frames of a clip, 4n + 1.
+        negative_prompt: Default negative prompt, used with guidance.
+        composes_prompts: Whether `core.prompts` lengthens a prompt first.
+        max_sequence_length: Prompts are padded or truncated to this many tokens.
         trained_with_8bit_attention: Whether 8-bit attention was in the training loop, so that a GPU may use it.
+        fps: Frames per second.
+        decoders: What may decode its latents: first the decoder that its checkpoint was published with.
+        checkpoint_of: The recipe whose checkpoint it samples; None for its own.
+        world: All that it can show, in one line, when it was trained on a small world; None when it knows any words.
     """
 
     name: str
@@ -69,8 +78,17 @@ class Recipe:
     max_sequence_length: int = 512
     trained_with_8bit_attention: bool = False
     fps: int = 16
+    decoders: tuple[Decoder, ...] = (Decoder.FULL,)
+    world: str | None = None
+    checkpoint_of: str | None = None
+
+    @property
+    def checkpoint_name(self) -> str:
+        """Name of the folder of its checkpoints, within the folder of all."""
+        return self.checkpoint_of or self.name
 
 
+_ANY_DECODER = (Decoder.FULL, Decoder.LIGHT, Decoder.TINY)
 _LANDSCAPE = MappingProxyType({Resolution.P480: (832, 480)})
 _BOTH = MappingProxyType({Resolution.P480: (832, 480), Resolution.P480_PORTRAIT: (480, 832)})
 
@@ -82,8 +100,10 @@ FASTWAN_3STEP = Recipe(
     license="Apache-2.0",
     source=(
         "model card of FastVideo/FastWan-QAD-FP8-1.3B (3 steps, no guidance, trained at 832x480, 81 frames, Apache-2.0); "
-        "FastVideo 2f3d407: examples/inference/optimizations/fp8_wan2_1_1_3b.py, pipelines/stages/denoising.py "
-        "(timesteps 1000, 757, 522; x0 prediction and re-noising), flow_shift 8; SageAttention2++ in the training loop"
+        "sampling as in training and validation: FastVideo 2f3d407, pipelines/stages/denoising.py (timesteps 1000, 757, "
+        "522; x0 prediction and re-noising), flow_shift 8; SageAttention2++ in the training loop. The example of the same "
+        "commit, fp8_wan2_1_1_3b.py, samples otherwise: see fastwan-3step-unipc. It decodes with the checkpoint's VAE, "
+        "or with TAEHV where it is asked to"
     ),
     sampler=Sampler.DMD,
     num_inference_steps=3,
@@ -95,6 +115,21 @@ FASTWAN_3STEP = Recipe(
     native_sizes=_LANDSCAPE,
     min_frames=81,
     max_frames=81,
+    decoders=_ANY_DECODER,
+)
+
+FASTWAN_3STEP_UNIPC = replace(
+    FASTWAN_3STEP,
+    name="fastwan-3step-unipc",
+    summary="The same weights as fastwan-3step, sampled as FastVideo's example does: to compare the two on real weights",
+    checkpoint_of=FASTWAN_3STEP.name,
+    source=(
+        "FastVideo 2f3d407, examples/inference/optimizations/fp8_wan2_1_1_3b.py through its own registry: UniPC at "
+        "flow_shift 3, that is timesteps 999, 857, 600; all else as fastwan-3step"
+    ),
+    sampler=Sampler.UNIPC,
+    timesteps=(),
+    flow_shift=3.0,
 )
 
 WAN_50STEP = Recipe(
@@ -119,11 +154,12 @@ WAN_50STEP = Recipe(
     native_sizes=_BOTH,
     min_frames=17,
     max_frames=81,
+    decoders=_ANY_DECODER,
 )
 
 DEMO = Recipe(
     name="demo",
-    summary="A tiny checkpoint of our own that ships with the package; draws on a laptop without a GPU",
+    summary="A tiny checkpoint of our own that ships with the package; generates clips on a laptop without a GPU",
     repo_id=None,
     revision="tiny-wan-3",
     license="Apache-2.0",
@@ -138,15 +174,16 @@ DEMO = Recipe(
     min_frames=81,  # learned whole clips only: shorter ones open on a frame of inverted colours
     max_frames=81,
     max_sequence_length=64,
+    world=WORLD,
 )
 
 TINY_RANDOM = Recipe(
     name="tiny-random",
-    summary="Random weights, a few pixels: for tests only, draws noise",
+    summary="Random weights, a few pixels: for tests only, generates noise",
     repo_id=None,
     revision="random-0",
     license="Apache-2.0",
-    source="built by anime_studio.engine.tiny; the shapes mean nothing",
+    source="written by anime_studio.engine.loading.tiny_random; its sizes have no source",
     sampler=Sampler.UNIPC,
     num_inference_steps=3,
     min_inference_steps=1,
@@ -158,10 +195,11 @@ TINY_RANDOM = Recipe(
     min_frames=5,
     max_frames=81,
     max_sequence_length=32,
+    decoders=_ANY_DECODER,
 )
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
-    {recipe.name: recipe for recipe in (FASTWAN_3STEP, WAN_50STEP, DEMO, TINY_RANDOM)}
+    {recipe.name: recipe for recipe in (FASTWAN_3STEP, FASTWAN_3STEP_UNIPC, WAN_50STEP, DEMO, TINY_RANDOM)}
 )
 
 
@@ -175,3 +213,16 @@ def get_recipe(name: str) -> Recipe:
         return RECIPES[name]
     except KeyError:
         raise ConfigurationError(f"there is no recipe {name!r}; there are: {', '.join(RECIPES)}") from None
+
+
+def require_decoder(recipe: Recipe, decoder: Decoder) -> None:
+    """Refuse a decoder that was not trained for the recipe's latents.
+
+    Raises:
+        ConfigurationError: It was not; the detail lists those that were.
+    """
+    if decoder not in recipe.decoders:
+        raise ConfigurationError(
+            f"decoder {decoder} was not trained for the latents of recipe {recipe.name}; "
+            f"set ANIME_STUDIO_DECODER to one of: {', '.join(recipe.decoders)}"
+        )

@@ -1,7 +1,7 @@
 """The operator's summary and the recipe's card: pure functions over records.
 
 Percentiles are by nearest rank (the smallest value with at least that share at or below it), so
-each is a duration some job really had. Cancelled jobs count neither for nor against success.
+each is the measured duration of some job. Cancelled jobs do not count in the success rate.
 """
 
 from __future__ import annotations
@@ -15,28 +15,19 @@ from anime_studio.core.clip import FRAMES_PER_LATENT
 from anime_studio.core.jobs import JobRecord
 from anime_studio.core.recipes import Recipe
 from common.schemas import GenerateRequest, JobState, Readiness, SignalKind, StartKind, Timings
-from common.show import (
-    Bounds,
-    FinishedJob,
-    Percentiles,
-    RecentError,
-    RecipeCard,
-    ShowStatus,
-    Size,
-    Spend,
-)
+from common.show import Bounds, FinishedJob, Percentiles, RecentError, RecipeCard, ShowStatus, Size, Spend
 
 STAGES = ("queue", "start", "text", "denoise", "decode", "store", "total")
 LAST_ERRORS = 5
 SHORTEST_CLIP_S = 0.5
-"""Least a form offers, though a recipe may draw single frames."""
+"""The least that a form offers, though a recipe may allow a single frame."""
 
 _DEMO_EXAMPLES = [
     "a girl with long pink hair on a beach at sunset",
     "a boy waving at a red torii gate, sunny day",
     "a black kitten in a rainy city at night",
     "an orange cat running through a flower meadow",
-    "snowy mountains by a lake under the stars",
+    "a quiet lake and mountains under the stars, nobody",
 ]
 _WAN_EXAMPLES = [
     "a girl with pink twintails waving on a beach",
@@ -47,7 +38,7 @@ _WAN_EXAMPLES = [
 ]
 
 
-def recipe_card(recipe: Recipe, model_revision: str) -> RecipeCard:
+def recipe_card(recipe: Recipe) -> RecipeCard:
     """Return what *recipe* accepts, as a form or a bot needs it."""
     longest_s = math.floor(recipe.max_frames / recipe.fps * 2) / 2
     shortest_s = max(SHORTEST_CLIP_S, math.ceil((recipe.min_frames - FRAMES_PER_LATENT) / recipe.fps * 2) / 2)
@@ -58,7 +49,7 @@ def recipe_card(recipe: Recipe, model_revision: str) -> RecipeCard:
         name=recipe.name,
         summary=recipe.summary,
         model=recipe.repo_id or "ships with this package",
-        model_revision=model_revision,
+        model_revision=recipe.revision,
         license=recipe.license,
         sizes=[
             Size(resolution=resolution, width=resolution.size[0], height=resolution.size[1])
@@ -76,6 +67,7 @@ def recipe_card(recipe: Recipe, model_revision: str) -> RecipeCard:
         ),
         guidance_scale=Bounds(minimum=1, maximum=20, default=guidance) if recipe.accepts_guidance else None,
         examples=_WAN_EXAMPLES if recipe.composes_prompts else _DEMO_EXAMPLES,
+        world=recipe.world,
     )
 
 
@@ -89,6 +81,7 @@ def summarise(
     budget_usd_per_clip: float | None,
     signals: Mapping[SignalKind, int],
     recipe: str,
+    decoder: str = "full",
     version: str,
     uptime_s: float,
     list_jobs: int = 0,
@@ -104,6 +97,7 @@ def summarise(
         budget_usd_per_clip: The deployment's budget, if any.
         signals: What clients reported in the window.
         recipe: Name of the deployment's recipe.
+        decoder: What decodes its clips.
         version: Version of the service.
         uptime_s: Seconds since the process began.
         list_jobs: How many jobs to list in full.
@@ -116,6 +110,8 @@ def summarise(
         window_s=window.total_seconds(),
         version=version,
         recipe=recipe,
+        decoder=decoder,
+        paths=next((job.paths for job in jobs if job.state is JobState.SUCCEEDED), ()),
         uptime_s=uptime_s,
         readiness=readiness,
         finished=len(jobs),

@@ -1,7 +1,7 @@
 """Sign and check `/outputs` URLs.
 
 The signature covers version, logical method, clip id, asset, expiry and disposition,
-never the host: the same link is right behind any domain. One signature serves GET and
+but not the host: a link is valid behind any domain. One signature serves GET and
 HEAD, because players probe with HEAD. Keys rotate: the newest signs, all verify.
 HMAC-SHA-256 over a canonical string, base64url without padding, by `itsdangerous`.
 """
@@ -24,17 +24,18 @@ from anime_studio.core.errors import (
     ClipUrlMalformedError,
     ConfigurationError,
 )
+from anime_studio.core.ids import is_clip_id
 from anime_studio.core.jobs import Asset
-from common.schemas import CLIP_ID_PATTERN
 
 MIN_KEY_CHARS = 32
 MAX_TTL = timedelta(hours=24)
 """A link further in the future was not made by this service's settings, even when validly signed."""
 
-_CLIP_ID = re.compile(CLIP_ID_PATTERN.removesuffix("$") + r"\Z")
 _EXPIRES = re.compile(r"[1-9][0-9]{9,10}\Z", re.ASCII)
 _SIGNATURE = re.compile(r"[A-Za-z0-9_-]{43}\Z", re.ASCII)
-_ALLOWED = {"expires", "signature", "dl"}
+_SIGNED = ("expires", "signature", "dl")
+_ADDED_BY_CHAT = re.compile(r"[^A-Za-z0-9_\x00-\x1f-]+\Z", re.ASCII)
+"""What a chat program takes into a link's end: `)`, `.`, `>`, invisible characters. No value of ours ends so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +119,15 @@ def _canonical(clip_id: str, asset: Asset, expires: int, download: bool) -> byte
 
 
 def _parse(clip_id: str, query: Sequence[tuple[str, str]]) -> Mapping[str, str]:
-    if not _CLIP_ID.match(clip_id):
+    if not is_clip_id(clip_id):
         raise ClipUrlMalformedError("the clip id is not of the form c_ and 32 hex digits")
-    parameters = dict(query)
-    if len(parameters) != len(query):
+    # What is not signed is ignored: sites append keys of their own, such as `fbclid`.
+    signed = [(name, value) for name, value in query if name in _SIGNED]
+    parameters = dict(signed)
+    if len(parameters) != len(signed):
         raise ClipUrlMalformedError("a query parameter is given twice")
-    if unknown := set(parameters) - _ALLOWED:
-        raise ClipUrlMalformedError(f"unknown query parameter {min(unknown)!r}")
+    if query and query[-1][0] in _SIGNED:
+        parameters[query[-1][0]] = _ADDED_BY_CHAT.sub("", query[-1][1])
     if not parameters.get("signature") or not parameters.get("expires"):
         raise ClipUrlInvalidError("the URL is not signed; read the job (GET /jobs/{job_id}) for a signed one")
     if not _EXPIRES.match(parameters["expires"]):

@@ -1,7 +1,7 @@
 """The use cases: submit, wait, read, follow, cancel.
 
-Knows jobs, recipes and links; knows nothing of HTTP, SQLite, Modal or torch. The same
-object serves the laptop and Modal, each with its own store, launcher and clip reader.
+A `Studio` knows jobs, recipes and links, but not HTTP, SQLite, Modal or torch. Laptop and Modal
+use the same class, each with its own store, launcher and clip reader.
 """
 
 from __future__ import annotations
@@ -9,63 +9,45 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import secrets
-import statistics
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from anime_studio.core.clip import plan
+from anime_studio.core.clip import new_seed, plan
 from anime_studio.core.clock import SystemClock
 from anime_studio.core.errors import (
     AnimeStudioError,
-    CheckpointError,
     ClipGoneError,
     DeadlineUnmeetableError,
     JobCancelledError,
     JobNotFoundError,
     QueueFullError,
-    UnavailableError,
-    WeightsMissingError,
 )
-from anime_studio.core.jobs import (
-    Asset,
-    ClipFile,
-    ClipReader,
-    Clock,
-    IdempotencyKey,
-    JobRecord,
-    JobStore,
-    Launcher,
-)
-from anime_studio.core.pricing import UNBILLED, Machine
+from anime_studio.core.estimate import Estimate, estimate
+from anime_studio.core.jobs import Asset, ChannelPage, ClipFile, Ended, IdempotencyKey, JobRecord, StoredClip
+from anime_studio.core.notes import notes_on
+from anime_studio.core.policy import Policy
+from anime_studio.core.ports import ClipReader, Clock, JobStore, Launcher
 from anime_studio.core.projection import refuse_over_budget
+from anime_studio.core.prompts import canonical
+from anime_studio.core.readiness import refuse_if_blocked
 from anime_studio.core.recipes import Recipe
 from anime_studio.core.signing import ClipLink, UrlSigner
-from common.schemas import SEED_MAX, Clip, GenerateRequest, Job, JobState, Links, Progress, Readiness
+from common.schemas import Clip, GenerateRequest, Job, JobState, Links, Progress, Readiness
 
-ESTIMATE_WINDOW = timedelta(hours=1)
-"""Recent jobs whose median duration stands for the next one's."""
+ESTIMATE_FROM_JOBS = 50
+"""The median duration of so many jobs, the last that ended, is the estimate for the next one."""
+
+MOST_UPCOMING = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: what ties a job to its request."""
+    """Who asks: the ids that tie a job to its request."""
 
     request_id: str
     traceparent: str | None = None
     idempotency_key: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What a deployment allows; from the settings."""
-
-    max_queued_jobs: int = 32
-    url_ttl: timedelta = timedelta(seconds=900)
-    compose_prompts: bool = True
-    machine: Machine = UNBILLED
-    budget_usd_per_clip: float | None = None
 
 
 class Studio:
@@ -75,7 +57,6 @@ class Studio:
         self,
         *,
         recipe: Recipe,
-        model_revision: str,
         jobs: JobStore,
         launcher: Launcher,
         clips: ClipReader,
@@ -84,7 +65,6 @@ class Studio:
         clock: Clock | None = None,
     ) -> None:
         self.recipe = recipe
-        self.model_revision = model_revision
         self.policy = policy
         self.clock = clock or SystemClock()
         self._jobs = jobs
@@ -93,27 +73,31 @@ class Studio:
         self._signer = signer
 
     async def submit(self, request: GenerateRequest, caller: Caller) -> JobRecord:
-        """Keep a job for *request* and ask for it to be drawn, or refuse it before any GPU wakes.
+        """Store a job for *request* and launch it, or refuse it before any GPU wakes.
 
         Raises:
-            UnsupportedByRecipeError: The recipe cannot draw it.
-            WeightsMissingError: No worker can draw until the command in the detail has been run.
-            QueueFullError: Too many jobs wait.
-            BudgetExceededError: It is projected to cost more than a clip may.
+            UnsupportedByRecipeError: The recipe cannot render it.
+            ReportedError: No worker can render it until a person has run the command in the detail.
+            QueueFullError: As many jobs are queued as the policy allows.
+            BudgetExceededError: It is projected to cost more than the budget for one clip.
             DeadlineUnmeetableError: It could not be ready in time.
             IdempotencyConflictError: The key belongs to another body.
-            StorageError: The job could not be kept; it does not exist.
-            UnavailableError: No worker could be asked. With an idempotency key the same call asks again.
+            StorageError: The job could not be stored; it does not exist.
+            UnavailableError: No worker could be asked. With an idempotency key, the same call asks again.
         """
         job = self._new_job(request, caller)
         idempotency = _fingerprint(request, caller)
         if idempotency is None or await self._jobs.find_idempotent(idempotency) is None:
             refuse_over_budget(job.spec, self.recipe, self.policy.machine, self.policy.budget_usd_per_clip)
-            await self._refuse_what_cannot_be_done(request)
-        kept = await self._jobs.add(job, idempotency)
-        if not kept.state.final:
-            await self._launch(kept, may_be_retried=idempotency is not None)
-        return kept
+            await self._refuse_early(request)
+        most = self.policy.max_queued_jobs
+        try:
+            stored = await self._jobs.add(job, idempotency, max_queued=most)
+        except QueueFullError:  # others came between the early look and now
+            raise _queue_full(most, await self._seconds_until_ready()) from None
+        if not stored.state.final:
+            await self._launch(stored, may_be_retried=idempotency is not None)
+        return stored
 
     async def get(self, job_id: str) -> JobRecord:
         """Return the job's newest version.
@@ -123,7 +107,7 @@ class Studio:
         """
         job = await self._jobs.get(job_id)
         if job is None:
-            raise JobNotFoundError("no job has this id; records are kept for a limited time")
+            raise _no_job()
         return job
 
     async def wait(self, job_id: str, timeout_s: float) -> JobRecord:
@@ -146,12 +130,12 @@ class Studio:
             yield job
 
     async def cancel(self, job_id: str) -> JobRecord:
-        """End a queued job at once; a running one stops at its next step. A final job is left as it is."""
+        """End a queued job at once; a running one stops at its next step. A final job does not change."""
         job = await self.get(job_id)
         error = JobCancelledError(f"job {job_id} was cancelled by its owner").problem(job.request_id)
         after = await self._jobs.cancel(job_id, error, self.clock.now())
         if after is None:
-            raise JobNotFoundError("no job has this id; records are kept for a limited time")
+            raise _no_job()
         if not job.state.final:
             await self._launcher.stop(after)
         return after
@@ -160,7 +144,7 @@ class Studio:
         """Stop the job if it still runs, waiting at most *timeout_s*, and delete its clip; its record stays.
 
         Returns:
-            The job; when it is not final, it had not stopped in time and nothing was deleted.
+            The job; if it is not final, it did not stop in time and nothing was deleted.
 
         Raises:
             JobNotFoundError: There is none.
@@ -177,7 +161,7 @@ class Studio:
         return job.clip is not None and await self._clips.find(job.clip.clip_id) is not None
 
     async def warm(self) -> Readiness:
-        """Ask for a worker to be made ready, and say how things stand.
+        """Ask for a worker to be made ready, and return the readiness now.
 
         Raises:
             UnavailableError: No worker can be asked now.
@@ -186,15 +170,23 @@ class Studio:
         return await self.readiness()
 
     async def readiness(self) -> Readiness:
-        """Say whether a new job would be drawn, and how soon it would be ready."""
-        readiness, eta_s = await self._launcher.readiness(), await self._seconds_until_ready()
-        backlog = await self._jobs.backlog()
+        """Return whether a new job would be rendered, and how soon its clip would be ready."""
+        readiness, backlog = await self._launcher.readiness(), await self._jobs.backlog()
+        one = await self._estimate()
         return readiness.model_copy(
-            update={"eta_s": eta_s, "queued": backlog.queued, "running": backlog.running}
+            update={
+                "queued": backlog.queued,
+                "running": backlog.running,
+                "eta_s": None if one.clip_s is None else one.clip_s * (backlog.queued + backlog.running + 1),
+                "usd_per_clip": None if one.usd is None else round(one.usd, 6),
+                "wake_s": one.wake_s,
+                "projected": one.projected,
+            }
         )
 
     async def present(self, job: JobRecord, base_url: str) -> Job:
         """Return the wire form of *job*, with fresh signed links under *base_url*."""
+        clip = job.clip if await self.has_clip(job) else None
         position = await self._jobs.queue_position(job)
         progress = job.progress
         if job.state is JobState.QUEUED and position is not None:
@@ -205,18 +197,30 @@ class Studio:
             **job.model_dump(include=_SAME_IN_BOTH, exclude_none=False),
             progress=progress,
             request=job.spec,
-            clip=self._fresh_clip(job, base_url) if await self.has_clip(job) else None,
+            clip=clip and self._with_links(clip, base_url),
             queue_position=position,
             links=Links(self=f"{base_url}/jobs/{job.job_id}", events=f"{base_url}/jobs/{job.job_id}/events"),
         )
 
-    async def channel_clips(self, channel: str, after: datetime) -> Sequence[JobRecord]:
-        """Return a channel's clips that finished after *after*, oldest first."""
+    async def channel_clips(self, channel: str, after: int | None) -> ChannelPage:
+        """Return a channel's clips above the sequence number *after*, oldest first; without one, the newest."""
         return await self._jobs.channel_clips(channel, after)
+
+    async def upcoming(self, channel: str) -> Sequence[JobRecord]:
+        """Return the channel's jobs that have not ended, the next one first."""
+        return [job for job in await self._jobs.open_jobs() if job.channel == channel][:MOST_UPCOMING]
 
     async def ended_since(self, since: datetime, limit: int = 1000) -> Sequence[JobRecord]:
         """Return jobs that ended at or after *since*, newest first."""
         return await self._jobs.finished_since(since, limit)
+
+    async def ended_after(self, sequence: int, limit: int) -> Sequence[Ended]:
+        """Return jobs that ended after the one with that sequence number, oldest first; one may come twice."""
+        return await self._jobs.ended_after(sequence, limit)
+
+    async def newest_sequence(self) -> int:
+        """Return the sequence number of the newest end."""
+        return await self._jobs.newest_sequence()
 
     async def open_clip(
         self, clip_id: str, asset: Asset, query: Sequence[tuple[str, str]]
@@ -240,45 +244,34 @@ class Studio:
         try:
             await self._launcher.launch(job)
         except AnimeStudioError as error:
-            if not may_be_retried:  # nobody knows this job's id: it must not wait for ever
+            if not may_be_retried:  # no caller knows this job's id: it must not wait for ever
                 await self._jobs.cancel(job.job_id, error.problem(job.request_id), self.clock.now())
             raise
 
     def _new_job(self, request: GenerateRequest, caller: Caller) -> JobRecord:
-        now = self.clock.now()
         spec = plan(
             request,
             self.recipe,
-            model_revision=self.model_revision,
-            seed=secrets.randbelow(SEED_MAX + 1),
+            model_revision=self.recipe.revision,
+            seed=new_seed(),
+            decoder=self.policy.decoder,
             compose_prompt=self.policy.compose_prompts,
         )
-        deadline_s = request.deadline_s
-        return JobRecord(
-            job_id=f"j_{secrets.token_hex(16)}",
-            clip_id=f"c_{secrets.token_hex(16)}",
+        return JobRecord.submitted(
+            request,
+            spec,
             request_id=caller.request_id,
+            now=self.clock.now(),
             traceparent=caller.traceparent,
-            spec=spec,
-            source=request.source,
-            channel=request.channel,
-            deadline_at=None if deadline_s is None else now + timedelta(seconds=deadline_s),
-            created_at=now,
+            notes=notes_on(spec, self.recipe),
         )
 
-    async def _refuse_what_cannot_be_done(self, request: GenerateRequest) -> None:
-        readiness = await self._launcher.readiness()
-        if readiness.code in (WeightsMissingError.code, CheckpointError.code):
-            raise why_unready(
-                readiness
-            )  # nothing is drawn until somebody mends it: queueing would only hide that
+    async def _refuse_early(self, request: GenerateRequest) -> None:
+        refuse_if_blocked(await self._launcher.readiness())
         backlog = await self._jobs.backlog()
         eta_s = await self._seconds_until_ready()
         if backlog.queued >= self.policy.max_queued_jobs:
-            raise QueueFullError(
-                f"{backlog.queued} jobs are waiting, as many as allowed; try again later",
-                retry_after_s=max(1.0, (eta_s or 60.0) / (backlog.queued + 1)),
-            )
+            raise _queue_full(backlog.queued, eta_s)
         if request.deadline_s is not None and eta_s is not None and eta_s > request.deadline_s:
             raise DeadlineUnmeetableError(
                 f"the clip would be ready in about {eta_s:.0f} s, after the deadline of {request.deadline_s:g} s",
@@ -286,26 +279,22 @@ class Studio:
             )
 
     async def _seconds_until_ready(self, jobs_ahead: int | None = None) -> float | None:
-        """Estimate from the median of the last hour's clips; None while there is nothing to go by."""
-        recent = await self._jobs.finished_since(self.clock.now() - ESTIMATE_WINDOW, limit=50)
-        seconds = [
-            (job.finished_at - job.started_at).total_seconds()
-            for job in recent
-            if job.state is JobState.SUCCEEDED and job.finished_at and job.started_at
-        ]
-        if not seconds:
+        """Return an estimate from the median of the recipe's last clips; None when there were none."""
+        one = await self._estimate()
+        if one.clip_s is None or one.projected:
             return None
         if jobs_ahead is None:
             backlog = await self._jobs.backlog()
             jobs_ahead = backlog.queued + backlog.running
-        return statistics.median(seconds) * (jobs_ahead + 1)
+        return one.clip_s * (jobs_ahead + 1)
 
-    def _fresh_clip(self, job: JobRecord, base_url: str) -> Clip | None:
-        if job.clip is None:
-            return None
+    async def _estimate(self) -> Estimate:
+        recent = await self._jobs.finished_since(None, limit=ESTIMATE_FROM_JOBS)
+        return estimate(recent, self.recipe, self.policy.machine, self.policy.decoder)
+
+    def _with_links(self, stored: StoredClip, base_url: str) -> Clip:
         now = self.clock.now()
         expires_at = (now + self.policy.url_ttl).replace(microsecond=0)
-        stored = job.clip
         return Clip(
             **stored.model_dump(exclude={"poster_size_bytes", "poster_sha256"}),
             url=base_url + self._signer.sign(stored.clip_id, Asset.VIDEO, expires_at),
@@ -317,26 +306,28 @@ class Studio:
 
 
 _SAME_IN_BOTH = {
-    "job_id", "request_id", "state", "stage", "version", "timings", "start_kind", "cost", "error",
-    "created_at", "started_at", "finished_at",
+    "job_id", "request_id", "state", "stage", "version", "timings", "start_kind", "cost", "error", "notes", "requested_by",
+    "paths", "created_at", "started_at", "finished_at",
 }  # fmt: skip
 
 
-def why_unready(readiness: Readiness) -> AnimeStudioError:
-    """Return the error that says why no worker can draw, and which command mends it."""
-    command = readiness.command
-    told = command is None or command in readiness.detail
-    detail = readiness.detail if told else f"{readiness.detail}; run: {command}"
-    if readiness.code == WeightsMissingError.code:
-        return WeightsMissingError(detail, command=command)
-    if readiness.code == CheckpointError.code:
-        return CheckpointError(detail)
-    return UnavailableError(detail)
+def _queue_full(queued: int, eta_s: float | None) -> QueueFullError:
+    return QueueFullError(
+        f"{queued} jobs are waiting, as many as allowed; try again later",
+        retry_after_s=max(1.0, (eta_s or 60.0) / (queued + 1)),
+    )
+
+
+def _no_job() -> JobNotFoundError:
+    return JobNotFoundError("no job has this id; records are kept for a limited time")
 
 
 def _fingerprint(request: GenerateRequest, caller: Caller) -> IdempotencyKey | None:
     if caller.idempotency_key is None:
         return None
-    # Telemetry fields may differ between tries of one request; what is drawn may not.
-    body = request.model_dump_json(exclude={"source", "queue_depth", "fallback", "deadline_s"})
+    # Telemetry fields and names may differ between tries of one request; what is rendered may not.
+    rendered = request.model_copy(update={"prompt": canonical(request.prompt)})
+    body = rendered.model_dump_json(
+        exclude={"requested_by", "source", "queue_depth", "fallback", "deadline_s"}
+    )
     return IdempotencyKey(caller.idempotency_key, hashlib.sha256(body.encode()).hexdigest())

@@ -76,7 +76,7 @@ def test_seed_zero_is_a_seed():
 
 
 @pytest.mark.parametrize(
-    ("recipe", "request_", "told"),
+    ("recipe", "request_", "detail"),
     [
         (FASTWAN_3STEP, {"duration": 3}, "81 to 81"),
         (FASTWAN_3STEP, {"num_inference_steps": 4}, "exactly 3"),
@@ -91,8 +91,8 @@ def test_seed_zero_is_a_seed():
         (WAN_50STEP, {"negative_prompt": "text", "guidance_scale": 1}, "leave it out"),
     ],
 )
-def test_what_a_recipe_cannot_do_is_refused_with_what_it_can(recipe, request_, told):
-    with pytest.raises(UnsupportedByRecipeError, match=told):
+def test_what_a_recipe_cannot_do_is_refused_with_what_it_can(recipe, request_, detail):
+    with pytest.raises(UnsupportedByRecipeError, match=detail):
         planned(recipe, **request_)
 
 

@@ -27,7 +27,7 @@ Move = Callable[[JobRecord], JobRecord]
 MOVES: dict[str, Move] = {
     "claimed": lambda job: job.claimed(LATER),
     "progressed": lambda job: job.progressed(Stage.DENOISE, Progress(step=1, total_steps=3), StartKind.COLD),
-    "handed_back": lambda job: job.handed_back(),
+    "requeued": lambda job: job.requeued(),
     "succeeded": lambda job: job.succeeded(CLIP, Timings(total_s=3.0), COST, LATER),
     "failed": lambda job: job.failed(PROBLEM, LATER),
     "cancelled": lambda job: job.cancelled(PROBLEM, LATER),
@@ -94,8 +94,8 @@ def test_a_claim_starts_over():
     assert again.timings.queue_s == 3.0
 
 
-def test_a_job_handed_back_costs_no_attempt():
-    job = MOVES["handed_back"](MOVES["progressed"](MOVES["claimed"](new_job())))
+def test_a_requeued_job_loses_no_attempt():
+    job = MOVES["requeued"](MOVES["progressed"](MOVES["claimed"](new_job())))
 
     assert (job.state, job.attempts, job.stage, job.started_at, job.start_kind) == (
         "queued",
@@ -104,6 +104,27 @@ def test_a_job_handed_back_costs_no_attempt():
         None,
         None,
     )
+
+
+def test_a_deadline_counts_from_the_submission():
+    request = GenerateRequest(prompt="a cat", deadline_s=3, source="bot", channel="c" * 16)
+    job = JobRecord.submitted(request, new_job().spec, request_id="r_1", now=NOW)
+
+    assert (job.deadline_at, job.created_at, job.state) == (LATER, NOW, JobState.QUEUED)
+    assert (job.source, job.channel) == ("bot", "c" * 16)
+
+
+@pytest.mark.parametrize(
+    ("attempts", "cancel", "end"),
+    [(2, None, None), (3, None, JobState.FAILED), (1, PROBLEM, JobState.CANCELLED)],
+)
+def test_a_job_ends_before_its_start_when_cancelled_or_after_too_many_dead_workers(attempts, cancel, end):
+    job = job_in(JobState.RUNNING).model_copy(update={"attempts": attempts})
+    ended = job.ended_before_start(LATER, cancel=cancel, max_attempts=3, log="the log")
+
+    assert (ended and ended.state) == end
+    if end is JobState.FAILED:
+        assert "3 times" in ended.error.detail and "the log has the reason" in ended.error.detail
 
 
 def test_success_is_complete():

@@ -41,4 +41,4 @@ def test_modals_ways_of_writing_a_gpu(gpu):
 
 def test_a_gpu_without_a_price_is_refused_with_those_that_have_one():
     with pytest.raises(ConfigurationError, match="L40S"):
-        Machine("T4").usd_per_s()
+        Machine("T5").usd_per_s()

@@ -1,0 +1,40 @@
+"""What the next clip should take and cost."""
+
+import pytest
+
+from anime_studio.core.decoders import Decoder
+from anime_studio.core.estimate import estimate
+from anime_studio.core.jobs import JobRecord
+from anime_studio.core.pricing import UNBILLED, Machine
+from anime_studio.core.recipes import FASTWAN_3STEP, TINY_RANDOM
+from common.schemas import JobState, StartKind, Timings
+from support.jobs import new_job
+
+L4 = Machine("L4", cpu_cores=2, memory_gib=16)
+
+
+def ended(
+    busy_s: float, start_s: float = 0.0, kind: StartKind = StartKind.WARM, **changes: object
+) -> JobRecord:
+    timings = Timings(queue_s=50, start_s=start_s, text_s=0, denoise_s=busy_s, decode_s=0, store_s=0)
+    return new_job(**({"state": JobState.SUCCEEDED, "timings": timings, "start_kind": kind} | changes))
+
+
+def test_the_median_of_the_last_clips_is_the_estimate_and_waking_comes_apart() -> None:
+    jobs = [ended(2.0), ended(4.0, 1.8, StartKind.RESTORED), ended(30.0, 60.0, StartKind.COLD)]
+    one = estimate(jobs, TINY_RANDOM, L4, Decoder.FULL)
+    assert (one.clip_s, one.wake_s, one.projected) == (4.0, pytest.approx(30.9), False)
+    assert one.usd == pytest.approx(4.0 * L4.usd_per_s())
+
+
+def test_without_a_clip_a_gpu_is_projected_and_said_so() -> None:
+    one = estimate([ended(1.0, state=JobState.FAILED)], FASTWAN_3STEP, L4, Decoder.FULL)
+    assert one.projected
+    assert one.clip_s is not None
+    assert 5 < one.clip_s < 40
+    assert one.usd == pytest.approx(one.clip_s * L4.usd_per_s())
+
+
+def test_a_machine_of_ones_own_costs_nothing_and_its_first_clip_takes_nobody_knows_how_long() -> None:
+    one = estimate([], TINY_RANDOM, UNBILLED, Decoder.FULL)
+    assert (one.clip_s, one.usd, one.wake_s) == (None, 0.0, None)
