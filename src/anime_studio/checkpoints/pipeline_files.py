@@ -1,0 +1,114 @@
+"""The files of a pipeline in diffusers' layout: which there must be, and which of them hold a part's weights. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from anime_studio.checkpoints.safetensors_header import read_header
+from anime_studio.core.errors import CheckpointError
+from anime_studio.core.recipes import Recipe, Sampler
+
+INDEX: Final = "model_index.json"
+CLASSES: Final[Mapping[str, str]] = MappingProxyType(
+    {"text_encoder": "UMT5EncoderModel", "transformer": "WanTransformer3DModel", "vae": "AutoencoderKLWan"}
+)
+"""The class of each model of a pipeline, by the name of its folder."""
+WEIGHTS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "text_encoder": "model.safetensors",
+        "transformer": "diffusion_pytorch_model.safetensors",
+        "vae": "diffusion_pytorch_model.safetensors",
+    }
+)
+"""The file name of each model's weights, as transformers and diffusers write it; an index adds `.index.json`."""
+_PIPELINES: Final = ("WanPipeline", "WanDMDPipeline")
+"""FastVideo's few-step students are published as `WanDMDPipeline`; the parts are WanPipeline's."""
+SCHEDULER: Final = "scheduler/scheduler_config.json"
+
+
+def needed() -> tuple[str, ...]:
+    """Return the patterns (`fnmatch`) of the files that a start may read; a fetch asks for no others."""
+    models = [f"{part}/*.{kind}" for part in CLASSES for kind in ("json", "safetensors")]
+    return (INDEX, SCHEDULER, "tokenizer/*", *models)
+
+
+def require_complete(folder: Path, recipe: Recipe) -> None:
+    """Refuse a folder that lacks what a start of *recipe* reads.
+
+    Index and configurations are there and are JSON, the index names the parts that this program knows, and each weight
+    file that a part's index names is there, as long as its own header says.
+
+    Raises:
+        CheckpointError: The detail names the file.
+    """
+    check_index(folder)
+    configs = ["tokenizer/tokenizer_config.json", *(f"{part}/config.json" for part in CLASSES)]
+    if recipe.sampler is Sampler.UNIPC:
+        configs.append(SCHEDULER)
+    for config in configs:
+        read_json(folder / config)
+    for part in CLASSES:
+        for path in weight_files(folder / part):
+            read_header(path)
+
+
+def check_index(folder: Path) -> None:
+    """Refuse the index of another pipeline, or of other parts.
+
+    Raises:
+        CheckpointError: It is missing, unreadable, or names another class.
+    """
+    path = folder / INDEX
+    index = read_json(path)
+    if index.get("_class_name") not in _PIPELINES:
+        raise CheckpointError(
+            f"{path} describes a {index.get('_class_name')}, not a {' or a '.join(_PIPELINES)}"
+        )
+    for part, expected in CLASSES.items():
+        entry = index.get(part)
+        given = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+        if given != expected:
+            raise CheckpointError(f"{path}: {part} is a {given}, not a {expected}")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the weight files of the model in *folder*, whose name says which part it is.
+
+    Raises:
+        CheckpointError: An index names no shards; or there are two sets of weights, and nothing says which is meant.
+    """
+    whole = folder / WEIGHTS[folder.name]
+    index = folder / f"{whole.name}.index.json"
+    if not index.exists():
+        return [whole]
+    weight_map = read_json(index).get("weight_map")
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise CheckpointError(f"{index} does not name the shards of this folder")
+    if whole.exists() and whole.name not in names:
+        raise CheckpointError(
+            f"{folder} holds two sets of weights: {whole.name}, and the shards that {index.name} names; "
+            "remove the one that is not meant"
+        )
+    return [folder / name for name in sorted(set(names))]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in the file at *path*.
+
+    Raises:
+        CheckpointError: The file is missing or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is not a JSON object")
+    return content

@@ -1,0 +1,276 @@
+"""Fetched checkpoints: where a recipe's checkpoint is, how it gets there, and whether it is whole.
+
+    models_dir/<recipe>/<revision>/      never changed; named by the repository's commit
+        model_index.json, …              diffusers' layout
+        manifest.json                    size and SHA-256 of every file
+        complete                         written last: a folder without it is not a checkpoint
+    models_dir/<recipe>/in_use           the commit that a recipe without one of its own keeps to
+
+A fetch may be interrupted and repeated: files are downloaded into `<revision>.partial` and compared with the hub's
+listing, then one rename makes the folder visible. The demo checkpoint ships with the package and has a manifest too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from anime_studio import __version__
+from anime_studio.checkpoints.atomic_folder import PARTIAL
+from anime_studio.checkpoints.hub import Listing, ModelHub
+from anime_studio.checkpoints.manifest import COMPLETE, Manifest, fixed_by
+from anime_studio.checkpoints.pipeline_files import needed, require_complete
+from anime_studio.core.decoders import Decoder
+from anime_studio.core.errors import (
+    CheckpointError,
+    ConfigurationError,
+    HubRateLimitedError,
+    HubUnreachableError,
+    WeightsMissingError,
+)
+from anime_studio.core.recipes import DEMO, TINY_RANDOM, Recipe
+
+PACKAGED = Path(__file__).parent
+FETCH_COMMAND = "anime-studio weights fetch"
+
+IN_USE = "in_use"
+NEWEST = "main"
+"""The revision of a recipe that names no commit."""
+
+
+class Report:
+    """Hears what a fetch has to say; this one says nothing."""
+
+    def note(self, text: str) -> None:
+        """Hear a sentence for people."""
+
+    @contextmanager
+    def following(self, listing: Listing, folder: Path) -> Iterator[None]:  # noqa: ARG002
+        """Follow the bytes of *listing* that come into *folder* while the context lasts."""
+        yield
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint on this machine.
+
+    Attributes:
+        folder: Its files, in diffusers' layout, as fetched or as packaged.
+        revision: The commit it was fetched at.
+        prepared_base: `models_dir/<recipe>/<revision>`: the checkpoints prepared from this one are beside this path
+            and their names begin with it (`checkpoints.prepared`). It is *folder*, except for the packaged checkpoint:
+            nothing is written into the package.
+        decoder: What decodes its latents (`checkpoints.decoders`).
+        decoder_file: That decoder's weights; None for the checkpoint's own.
+    """
+
+    folder: Path
+    revision: str
+    prepared_base: Path
+    decoder: Decoder = Decoder.FULL
+    decoder_file: Path | None = None
+
+    @classmethod
+    def at(cls, folder: Path) -> Self:
+        """Return the checkpoint in *folder*, a path that ends in `<recipe>/<revision>`."""
+        return cls(folder, folder.name, folder)
+
+
+def locate(recipe: Recipe, models_dir: Path, *, hashes: bool | None = None) -> Checkpoint:
+    """Return the recipe's checkpoint, its files checked.
+
+    Args:
+        recipe: Whose checkpoint.
+        models_dir: The folder of all checkpoints.
+        hashes: See `Manifest.check`.
+
+    Raises:
+        WeightsMissingError: It is not on this machine; `command` fetches it.
+        CheckpointError: A file is missing, truncated or altered; the detail names it.
+    """
+    checkpoint = find(recipe, models_dir)
+    check(checkpoint, hashes=hashes)
+    return checkpoint
+
+
+def check(checkpoint: Checkpoint, *, hashes: bool | None = None) -> None:
+    """Compare every file of *checkpoint* with its manifest; *hashes* as in `Manifest.check`.
+
+    Raises:
+        CheckpointError: A file is missing, truncated or altered; the detail names it.
+    """
+    with fixed_by("fetch the weights again"):
+        Manifest.read(checkpoint.folder).check(checkpoint.folder, hashes=hashes)
+
+
+def fetch(
+    recipe: Recipe,
+    models_dir: Path,
+    *,
+    hub: ModelHub | None = None,
+    newest: bool = False,
+    report: Report | None = None,
+) -> Checkpoint:
+    """Download the recipe's checkpoint, compare it with the hub's listing, and make it visible by one rename.
+
+    A checkpoint that is here and as listed is not downloaded again. A damaged one is, and stays until the new one is
+    whole. A recipe that names no commit keeps to the one of its first fetch, which the file `in_use` names.
+
+    Args:
+        recipe: What to fetch.
+        models_dir: The folder of all checkpoints.
+        hub: Where from; None means the public hub, or `HF_ENDPOINT`.
+        newest: Whether to move a recipe that names no commit to its repository's newest one.
+        report: See `Report`.
+
+    Raises:
+        WeightsMissingError: The recipe has no repository to fetch from.
+        ConfigurationError: *newest* was asked of a recipe that names its commit.
+        CheckpointError: What came, or what the repository holds, is not a checkpoint of this recipe.
+        DiskFullError: The disk has no room for it.
+        HubError: The hub did not give it, and no whole checkpoint is here.
+    """
+    report = report or Report()
+    if recipe.repo_id is None:
+        return locate(recipe, models_dir)
+    if newest and recipe.revision != NEWEST:
+        raise ConfigurationError(
+            f"recipe {recipe.name} names its commit, {recipe.revision}: a newer one comes with the program"
+        )
+    hub = hub or ModelHub()
+    try:
+        revision = _revision_to_fetch(recipe, models_dir, hub, newest=newest)
+        listing = hub.listing(recipe.repo_id, revision, needed())
+    except (HubUnreachableError, HubRateLimitedError) as error:
+        if newest or (checkpoint := _whole(recipe, models_dir)) is None:
+            raise
+        report.note(f"not compared with the model hub, every byte is as it was fetched: {error.detail}")
+        return checkpoint
+    folder = models_dir / recipe.checkpoint_name / revision
+    if not _is_as_listed(folder, listing):
+        _download(hub, listing, recipe, folder, report)
+    with fixed_by(_not_of(recipe, listing)):  # another recipe of the same checkpoint may need less
+        require_complete(folder, recipe)
+    if recipe.revision == NEWEST:
+        _write_in_use(folder.parent, revision)
+    return find(recipe, models_dir)
+
+
+def publish(partial: Path, folder: Path) -> None:
+    """Hash the files that were downloaded into *partial*, and make them visible as *folder* by one rename."""
+    shutil.rmtree(partial / ".cache", ignore_errors=True)  # the hub client's own notes
+    Manifest.of(partial).write(partial)
+    with (partial / COMPLETE).open("w", encoding="utf-8") as file:
+        os.fsync(file.fileno())
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
+
+
+def revision_in_use(recipe: Recipe, models_dir: Path) -> str | None:
+    """Return the commit that a recipe without one of its own keeps to; None before its first fetch."""
+    try:
+        named = (models_dir / recipe.checkpoint_name / IN_USE).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return None
+    return named if re.fullmatch("[0-9a-f]{40}", named) else None
+
+
+def _revision_to_fetch(recipe: Recipe, models_dir: Path, hub: ModelHub, *, newest: bool) -> str:
+    if recipe.revision != NEWEST:
+        return recipe.revision
+    kept = None if newest else revision_in_use(recipe, models_dir)
+    return kept or hub.commit_of(recipe.repo_id or "", recipe.revision)
+
+
+def _download(hub: ModelHub, listing: Listing, recipe: Recipe, folder: Path, report: Report) -> None:
+    partial = folder.with_name(f"{folder.name}{PARTIAL}")
+    partial.mkdir(parents=True, exist_ok=True)
+    for file in listing.files:  # what is here and right is not downloaded again
+        here, there = folder / file.path, partial / file.path
+        if not there.exists() and file.is_at(here):
+            there.parent.mkdir(parents=True, exist_ok=True)
+            os.link(here, there)
+    with report.following(listing, partial):
+        hub.download(listing, partial)
+    with fixed_by(_not_of(recipe, listing)):
+        require_complete(partial, recipe)
+    publish(partial, folder)
+
+
+def _not_of(recipe: Recipe, listing: Listing) -> str:
+    return f"the repository {listing.repo_id} is not a checkpoint of recipe {recipe.name}"
+
+
+def _is_as_listed(folder: Path, listing: Listing) -> bool:
+    """Whether the complete checkpoint in *folder* holds what the hub lists, by the hashes of its manifest and its bytes."""
+    if not (folder / COMPLETE).exists():
+        return False
+    try:
+        manifest = Manifest.read(folder)
+        manifest.check(folder, hashes=True)
+    except CheckpointError:
+        return False
+    for file in listing.files:
+        entry = manifest.files.get(file.path)
+        if entry is None or entry.size_bytes != file.size_bytes:
+            return False
+        # Just compared with the manifest, large files need not be hashed again.
+        if file.sha256 != entry.sha256 and not (file.sha256 is None and file.is_at(folder / file.path)):
+            return False
+    return True
+
+
+def _whole(recipe: Recipe, models_dir: Path) -> Checkpoint | None:
+    """Return the checkpoint that is here if each of its bytes is as it was fetched and nothing lacks, else None."""
+    try:
+        checkpoint = locate(recipe, models_dir, hashes=True)
+        require_complete(checkpoint.folder, recipe)
+    except (CheckpointError, WeightsMissingError):
+        return None
+    return checkpoint
+
+
+def _write_in_use(base: Path, revision: str) -> None:
+    named = base / f"{IN_USE}{PARTIAL}"
+    with named.open("w", encoding="ascii") as file:
+        file.write(f"{revision}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    named.replace(base / IN_USE)
+
+
+def find(recipe: Recipe, models_dir: Path) -> Checkpoint:
+    """Return the recipe's checkpoint on this machine, its files not checked.
+
+    Raises:
+        WeightsMissingError: It is not here; `command` fetches it.
+    """
+    base = models_dir / recipe.checkpoint_name
+    if recipe is DEMO:
+        if not (PACKAGED / DEMO.name).exists():  # the package's own wheel has no weights in it
+            command = f"pip install ./anime_studio_demo-{__version__}-py3-none-any.whl"
+            raise weights_missing("recipe demo", "this installation", command)
+        return Checkpoint(PACKAGED / DEMO.name, DEMO.revision, base / DEMO.revision)
+    named = recipe.revision if recipe.revision != NEWEST else revision_in_use(recipe, models_dir)
+    candidates = [base / named] if named else sorted(base.glob("*"), key=lambda path: path.name)
+    complete = [path for path in candidates if (path / COMPLETE).exists()]
+    if complete:
+        return Checkpoint.at(max(complete, key=lambda path: (path / COMPLETE).stat().st_mtime_ns))
+    command = f"{FETCH_COMMAND} --recipe {recipe.name}"
+    if recipe is TINY_RANDOM:
+        command = f"python -m anime_studio.engine.loading.tiny_random {base}/{recipe.revision}"
+    raise weights_missing(f"recipe {recipe.name}", str(base), command)
+
+
+def weights_missing(what: str, where: str, command: str) -> WeightsMissingError:
+    """Return the error that says which weights are not *where*, and the *command* that fetches them."""
+    return WeightsMissingError(
+        f"the weights of {what} are not in {where}; fetch them with: {command}", command=command
+    )
