@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from anime_studio.engine import probe
-from anime_studio.generator import GeneratorWorker
-from anime_studio.modal_settings import ModalSettings
+from anime_studio.engine import device_check
+from anime_studio.on_modal.gpu_worker import GpuWorker
+from anime_studio.on_modal.settings import ModalSettings
 from common.schemas import GenerateRequest, StartKind
 
 pytestmark = [
@@ -25,45 +25,44 @@ def settings(tiny_checkpoint: Path, tmp_path: Path) -> ModalSettings:
 
 
 def test_the_driver_starts_and_the_known_product_is_exact_with_tf32_too():
-    probe.wait_for_cuda()
+    device_check.wait_for_cuda()
     before = torch.backends.cuda.matmul.allow_tf32
     try:
         for torch.backends.cuda.matmul.allow_tf32 in (False, True):
-            probe.check_device(torch.device("cuda"))
+            device_check.check_device(torch.device("cuda"))
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @pytest.mark.parametrize("mode", ["gpu", "cpu", "off"])
-def test_a_worker_is_ready_in_each_mode_and_a_changed_weight_is_seen(
-    monkeypatch: pytest.MonkeyPatch, settings: ModalSettings, mode: str
-):
-    worker = GeneratorWorker(settings.model_copy(update={"snapshot": mode}))
+def test_a_worker_is_ready_in_each_mode_and_a_changed_weight_is_seen(settings: ModalSettings, mode: str):
+    task_ids = ["ta-first"]
+    worker = GpuWorker(settings.model_copy(update={"snapshot": mode}), task_id=lambda: task_ids[-1])
     worker.before_snapshot()
     worker.after_snapshot()
-    assert worker.engine is not None and worker.engine.components.device.type == "cuda", worker.fault
-    clip = worker.draw(REQUEST)
+    assert worker.engine is not None and worker.engine.components.device.type == "cuda", worker.error
+    clip = worker.generate(REQUEST)
     assert clip[4:8] == b"ftyp"
     with torch.no_grad():
         next(worker.engine.components.transformer.parameters()).flatten()[0] += 1
-    monkeypatch.setenv("MODAL_TASK_ID", "ta-restored")
+    task_ids.append("ta-restored")
     worker.after_snapshot()
-    assert worker.engine is not None and worker.engine.start_kind is StartKind.RECOVERED
-    assert worker.draw(REQUEST) == clip
+    assert worker.engine is not None and worker.start_kind is StartKind.RECOVERED
+    assert worker.generate(REQUEST) == clip
 
 
-def test_weights_wait_in_main_memory_while_a_snapshot_is_taken(settings: ModalSettings):
-    worker = GeneratorWorker(settings)
+def test_weights_are_in_host_memory_while_a_snapshot_is_taken(settings: ModalSettings):
+    worker = GpuWorker(settings)
     worker.before_snapshot()
-    assert worker.engine is not None, worker.fault
+    assert worker.engine is not None, worker.error
     parts = worker.engine.components
     models = (parts.text_encoder, parts.transformer, parts.vae)
     weights = [tensor for model in models for tensor in model.parameters() if tensor.is_cuda]
     assert weights and not any(tensor.untyped_storage().nbytes() for tensor in weights)
     asleep_bytes = torch.cuda.memory_reserved()
     worker.after_snapshot()
-    assert worker.engine.start_kind is StartKind.COLD, "its weights are what they were"
-    clip = worker.draw(REQUEST)
-    worker.engine.rest()
+    assert worker.start_kind is StartKind.COLD, "its weights are what they were"
+    clip = worker.generate(REQUEST)
+    worker.engine.sleep()
     assert torch.cuda.memory_reserved() <= asleep_bytes + 8 * 1024**2  # the prompt's embeddings
-    assert worker.draw(REQUEST) == clip, "whoever draws wakes it"
+    assert worker.generate(REQUEST) == clip, "rendering wakes it up"

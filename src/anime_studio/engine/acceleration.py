@@ -1,20 +1,17 @@
-"""Which fast paths the engine takes: one frozen value, chosen by what the device can do.
+"""Which fast paths the engine takes: one frozen value of options, chosen by what the device can do.
 
-Every field is one lever with a plain fallback, so that a benchmark can switch each off alone and a
-device that lacks an instruction never meets it. What each lever should gain, and what it was
-measured to gain, is in docs/performance.md.
+Every option has a plain fallback, so that a benchmark can switch each one off alone and a device never meets an
+instruction that it lacks. docs/performance.md has what each option was measured to gain. Importing this module loads no
+torch, so that `doctor` can ask at once what a GPU would be served.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from anime_studio.prepared import Packing
-
-if TYPE_CHECKING:
-    import torch
+from anime_studio.checkpoints.manifest import Packing
 
 OLDEST_FAST_GPU: Final = (8, 0)
 """Compute capability from which the fast paths are taken: Ampere's."""
@@ -24,37 +21,38 @@ class Attention(StrEnum):
     """Kernel of the denoiser's self-attention."""
 
     SDPA = "sdpa"
-    """Whatever `scaled_dot_product_attention` picks; on Hopper it picks cuDNN's kernel by itself."""
-    FP8 = "fp8"
-    """cuDNN's 8-bit kernel through `nvidia-cudnn-frontend`; Hopper and later."""
+    """What `scaled_dot_product_attention` picks; on Hopper it picks cuDNN's kernel."""
     INT8 = "int8"
-    """SageAttention's Triton kernel, int8 queries and keys: written for Ampere and Ada, slower than cuDNN on Hopper."""
+    """Our own Triton kernels: int8 queries and keys (`engine.denoiser.int8_attention`)."""
 
 
 class TextWeights(StrEnum):
-    """How the text encoder's linears are kept on the device."""
+    """How the text encoder's linear layers are stored."""
 
     PLAIN = "plain"
+    """In the dtype of all other weights."""
     INT8 = "int8"
+    """In int8, with a scale for each output row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Acceleration:
-    """The levers.
+    """The options.
 
     Attributes:
-        fused_denoiser: Walk the denoiser with our own blocks: one projection for query, key and value, and
+        fused_denoiser: Run the denoiser with our own blocks: one projection for query, key and value, and
             the text's keys and values computed once per clip. Without it the next three do nothing.
         attention: See `Attention`.
         fp8_linears: Multiply in e4m3 with a scale per token and per output row.
         compile_blocks: Compile the block once with `torch.compile` and run it for every layer.
-        fused_norms: VAE: one Triton kernel for norm and SiLU, writing behind the two remembered frames.
+        fused_norms: VAE: one Triton kernel for norm, SiLU and the cache of two frames.
         decode_chunk: VAE: latent frames decoded at once after the first.
+        compile_decoder: Tiny decoder: compile its walk with `torch.compile`, once for each size of clip.
         text_weights: See `TextWeights`.
-        text_embedding_on_cpu: Keep UMT5's embedding table (1.05e9 numbers, of which a prompt reads 512 rows)
-            in main memory.
-        text_streamed: Keep the text encoder's layers in main memory and copy each to the device while the one before
-            it computes (`engine.streaming`).
+        text_embedding_on_cpu: Leave UMT5's embedding table in host memory. It has 1.05e9 numbers, of which a
+            prompt reads one row a token.
+        text_streamed: Leave the text encoder's layers in host memory and copy each to the device while the one
+            before it computes (`engine.memory.layer_streaming`).
     """
 
     fused_denoiser: bool = False
@@ -63,30 +61,29 @@ class Acceleration:
     compile_blocks: bool = False
     fused_norms: bool = False
     decode_chunk: int = 1
+    compile_decoder: bool = False
     text_weights: TextWeights = TextWeights.PLAIN
     text_embedding_on_cpu: bool = False
     text_streamed: bool = False
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The paths that are on, as a record names them: `fused_denoiser`, `attention=int8`, `decode_chunk=2`."""
+        values = ((field.name, getattr(self, field.name), field.default) for field in fields(self))
+        return tuple(
+            name if value is True else f"{name}={value}" for name, value, off in values if value != off
+        )
+
 
 PLAIN = Acceleration()
-"""No lever: what runs on a CPU and on a GPU we know nothing of."""
+"""No fast path: for a CPU, and for a GPU we know nothing of."""
 
 
-def acceleration_for(device: torch.device) -> Acceleration:
-    """Return the levers for *device*, by its compute capability.
+def options_for_capability(capability: tuple[int, int]) -> Acceleration:
+    """Return the options for a CUDA compute capability, (major, minor), without 8-bit attention: recipes must allow it.
 
-    sm_89 (L4, L40S) and later multiply e4m3. 8-bit attention is the recipe's to allow (`engine.ready`).
+    sm_89 (L4, L40S) and later multiply e4m3.
     """
-    if device.type != "cuda":
-        return PLAIN
-    import torch  # here, so that `doctor` can ask what a GPU would be served without loading it
-
-    capability = torch.cuda.get_device_capability(device)
-    return levers(capability)
-
-
-def levers(capability: tuple[int, int]) -> Acceleration:
-    """Return the levers for a CUDA compute capability, (major, minor)."""
     if capability < OLDEST_FAST_GPU:
         return PLAIN
     return Acceleration(
@@ -95,10 +92,16 @@ def levers(capability: tuple[int, int]) -> Acceleration:
         compile_blocks=True,
         fused_norms=True,
         decode_chunk=2,
+        compile_decoder=True,
         text_weights=TextWeights.INT8,
         text_embedding_on_cpu=True,
         text_streamed=True,
     )
+
+
+def without_text(options: Acceleration) -> Acceleration:
+    """Return *options* for an engine whose text is encoded elsewhere: with no option of the text encoder."""
+    return replace(options, text_weights=TextWeights.PLAIN, text_embedding_on_cpu=False, text_streamed=False)
 
 
 def packing_for(device_type: str, acceleration: Acceleration) -> Packing:
@@ -107,12 +110,12 @@ def packing_for(device_type: str, acceleration: Acceleration) -> Packing:
     return Packing(text_weights=acceleration.text_weights.value, dtype=dtype)
 
 
-def packing_asked(device: str, *, accelerate: bool, capability: tuple[int, int] | None) -> Packing:
+def packing_for_settings(device: str, *, accelerate: bool, capability: tuple[int, int] | None) -> Packing:
     """Return the packing that settings ask for.
 
     Args:
-        device: `cpu`, `cuda`, or `auto` for what the machine has. `cuda` need not be here: every GPU that takes
-            the fast paths packs alike.
+        device: `cpu`, `cuda`, or `auto` for what the machine has. With `cuda` the machine needs no GPU: all GPUs that
+            take the fast paths use the same packing.
         accelerate: Whether the fast paths are asked for.
         capability: CUDA compute capability of the machine's GPU; None for none.
     """
@@ -120,4 +123,4 @@ def packing_asked(device: str, *, accelerate: bool, capability: tuple[int, int] 
         device = "cpu" if capability is None else "cuda"
     if device == "cpu" or not accelerate:
         return packing_for(device, PLAIN)
-    return packing_for(device, levers(capability or OLDEST_FAST_GPU))
+    return packing_for(device, options_for_capability(capability or OLDEST_FAST_GPU))

@@ -1,13 +1,19 @@
-"""One loaded engine for all tests of this folder."""
+"""One loaded engine for all tests of this folder, and a checkpoint that a test may change."""
 
 from pathlib import Path
 
 import pytest
 
-from anime_studio.core.recipes import TINY_RANDOM
-from anime_studio.engine.engine import Engine, load_engine
+from anime_studio.checkpoints.store import Checkpoint
+from anime_studio.engine.engine import Engine
+from support.engine import checkpoint_in, tiny_engine
 
 
 @pytest.fixture(scope="session")
 def engine(tiny_checkpoint: Path) -> Engine:
-    return load_engine(TINY_RANDOM, tiny_checkpoint, device="cpu")
+    return tiny_engine(tiny_checkpoint)
+
+
+@pytest.fixture
+def checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Checkpoint:
+    return checkpoint_in(tmp_path, tiny_checkpoint)

@@ -1,16 +1,14 @@
-"""Our streaming decoder draws what diffusers' decode draws, on every kind of decoder that we load."""
-
-from pathlib import Path
+"""Our streaming decoder gives what diffusers' decode gives, on every kind of decoder that we load."""
 
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
-import anime_studio.weights
+from anime_studio.checkpoints.store import PACKAGED
 from anime_studio.core.errors import CheckpointError
-from anime_studio.engine.decoding import StreamingDecoder
+from anime_studio.engine.decoder.streaming import StreamingDecoder
 
-DEMO_VAE = Path(anime_studio.weights.PACKAGED) / "demo" / "vae"
+DEMO_VAE = PACKAGED / "demo" / "vae"
 
 
 def theirs(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
@@ -27,7 +25,7 @@ def demo_vae() -> AutoencoderKLWan:
 
 
 def wan_shaped_vae() -> AutoencoderKLWan:
-    """The block structure of Wan 2.1's own VAE, narrow."""
+    """The block structure of Wan 2.1's own VAE, with few channels."""
     torch.manual_seed(0)
     return AutoencoderKLWan(base_dim=8, z_dim=16).eval()
 
@@ -55,7 +53,7 @@ def test_a_clip_leaves_nothing_behind_for_the_next(demo_vae):
     decoder = StreamingDecoder(demo_vae)
     latents = torch.randn(1, 16, 2, 4, 6, generator=torch.Generator().manual_seed(3))
     first = torch.cat(list(decoder.decode(latents)))
-    next(iter(decoder.decode(torch.randn(1, 16, 3, 4, 6))))  # given up half way
+    next(iter(decoder.decode(torch.randn(1, 16, 3, 4, 6))))  # abandoned half way
 
     again = torch.cat(list(decoder.decode(latents)))
 

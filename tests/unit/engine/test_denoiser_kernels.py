@@ -23,16 +23,16 @@ def test_gelu_and_e4m3_in_one_kernel():
 
 
 def kernel_equals_torch() -> None:
-    from anime_studio.engine.denoiser_kernels import _gelu_rows_to_e4m3
-    from anime_studio.engine.linears import E4M3_MAX, TINY, to_e4m3
+    from anime_studio.engine.denoiser.e4m3 import E4M3_MAX, SMALLEST_MAX, to_e4m3
+    from anime_studio.engine.denoiser.kernels import _gelu_rows_to_e4m3
 
     for width, head, tail in ((280, 256, 32), (256, 256, 1)):
         x = (3 * torch.randn(5, width, generator=torch.Generator().manual_seed(0))).bfloat16()
         x[1] = 0.0
-        # Float32 takes the levels before they are rounded: the interpreter rounds to e4m3 otherwise than a GPU does.
+        # Into float32, unrounded: Triton's interpreter rounds to e4m3 differently from a GPU.
         levels, scale = torch.empty(5, width), torch.empty(5, 1)
         _gelu_rows_to_e4m3[(5,)](
-            x, levels, scale, width, HEAD=head, TAIL=tail, LARGEST=E4M3_MAX, SMALLEST=TINY
+            x, levels, scale, width, HEAD=head, TAIL=tail, LARGEST=E4M3_MAX, SMALLEST=SMALLEST_MAX
         )
         exact = functional.gelu(x.float(), approximate="tanh")
         _, expected = to_e4m3(exact)

@@ -1,5 +1,6 @@
 """From a spec to two finished files, or to a clear error and no file at all."""
 
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from anime_studio import weights
+from anime_studio.checkpoints import manifest, store
 from anime_studio.core.errors import (
     BadFramesError,
     DiskFullError,
@@ -19,10 +21,13 @@ from anime_studio.core.errors import (
 )
 from anime_studio.core.recipes import DEMO, TINY_RANDOM
 from anime_studio.engine.acceleration import Acceleration, TextWeights
-from anime_studio.engine.engine import Engine, load_engine
-from anime_studio.engine.tiny import write_tiny_random
+from anime_studio.engine.engine import Engine
+from anime_studio.engine.fallback import PathRefusedError
+from anime_studio.engine.loading.tiny_random import write_tiny_random
+from anime_studio.engine.startup import start_engine, warm_up
+from anime_studio.engine.text import remove_unused
 from common.schemas import Stage
-from support.engine import Reports, spec_of
+from support.engine import Reports, spec_of, tiny_engine
 
 
 def left_in(folder: Path) -> list[Path]:
@@ -41,7 +46,9 @@ def test_a_clip_plays_as_the_spec_says(engine, tmp_path):
         assert (stream.width, stream.height) == (832, 480)
         assert stream.average_rate == 16
         assert [frame.time for frame in frames] == [float(Fraction(i, 16)) for i in range(spec.num_frames)]
-        assert container.metadata["comment"] == "anime-studio recipe=tiny-random revision=random-0 seed=7"
+        assert container.metadata["comment"] == (
+            "anime-studio recipe=tiny-random revision=random-0 decoder=full seed=7"
+        )
     content = rendered.video.read_bytes()
     assert content.find(b"moov") < content.find(b"mdat")
     assert b"secret" not in content
@@ -50,7 +57,7 @@ def test_a_clip_plays_as_the_spec_says(engine, tmp_path):
     assert min(rendered.text_s, rendered.denoise_s, rendered.decode_s) > 0
 
 
-def test_portrait_is_drawn_upright(engine, tmp_path):
+def test_portrait_is_rendered_upright(engine, tmp_path):
     rendered = engine.render(spec_of(resolution="480p-portrait"), tmp_path, Reports())
 
     with av.open(rendered.video) as container:
@@ -65,7 +72,7 @@ def test_each_stage_and_step_is_reported(engine, tmp_path):
     assert reports.seen == [
         (Stage.TEXT, 0, 0),
         *[(Stage.DENOISE, step, 4) for step in range(5)],
-        *[(Stage.DECODE, drawn, 9) for drawn in (0, 1, 5, 9)],
+        *[(Stage.DECODE, frames, 9) for frames in (0, 1, 5, 9)],
     ]
 
 
@@ -80,51 +87,38 @@ def test_a_report_that_raises_stops_the_clip_and_leaves_no_file(engine, tmp_path
     assert left_in(tmp_path) == []
 
 
-def test_the_engine_draws_on_after_a_stopped_clip(engine, tmp_path):
+def test_the_engine_renders_after_a_stopped_clip(engine, tmp_path):
     with pytest.raises(JobCancelledError):
         engine.render(spec_of(), tmp_path, Reports(JobCancelledError("stop"), (Stage.DECODE, 5)))
 
     assert engine.render(spec_of(), tmp_path, Reports()).num_frames == 9
 
 
-class Spoilt:
-    """An engine whose latents or frames are replaced."""
-
-    def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.engine, self._patch = engine, monkeypatch
-
-    def latents(self, value: float) -> None:
-        self._patch.setattr(
-            self.engine.components.transformer, "forward", lambda hidden_states, **_: (hidden_states * value,)
-        )
-
-    def frames(self, value: float) -> None:
-        self._patch.setattr(
-            self.engine.decoder,
-            "decode",
-            lambda _: iter([torch.full((n, 3, 32, 48), value) for n in (1, 4, 4)]),
-        )
-
-
-@pytest.fixture
-def spoilt(engine, monkeypatch) -> Spoilt:
-    return Spoilt(engine, monkeypatch)
-
-
-def test_nan_latents_are_never_decoded(spoilt, tmp_path):
-    spoilt.latents(float("nan"))
+def test_nan_latents_are_never_decoded(engine, monkeypatch, tmp_path):
+    nan = float("nan")
+    monkeypatch.setattr(
+        engine.components.transformer, "forward", lambda hidden_states, **_: (hidden_states * nan,)
+    )
 
     with pytest.raises(BadFramesError, match="seed 7"):
-        spoilt.engine.render(spec_of(), tmp_path, Reports())
+        engine.render(spec_of(), tmp_path, Reports())
 
 
-@pytest.mark.parametrize("value", [-1.0, 0.0, 1.0, float("nan"), float("inf")])
-def test_black_constant_or_nan_frames_are_never_a_clip(spoilt, tmp_path, value):
-    spoilt.frames(value)
+@pytest.mark.parametrize("value", [-1.0, 0.0, 1.0, float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("one_pixel", [True, False])
+def test_frames_that_show_nothing_or_have_one_bad_pixel_are_never_a_clip(
+    engine, monkeypatch, tmp_path, value, one_pixel
+):
+    frames = torch.rand(9, 3, 32, 48, generator=torch.Generator().manual_seed(1))
+    where = (4, 1, 7, 9) if one_pixel else slice(None)
+    frames[where] = value
+    monkeypatch.setattr(engine.decoder, "decode", lambda _: iter(frames.split([1, 4, 4])))
 
+    if one_pixel and abs(value) <= 1:
+        assert engine.render(spec_of(), tmp_path, Reports()).num_frames == 9
+        return
     with pytest.raises(BadFramesError):
-        spoilt.engine.render(spec_of(), tmp_path, Reports())
-
+        engine.render(spec_of(), tmp_path, Reports())
     assert left_in(tmp_path) == []
 
 
@@ -142,6 +136,15 @@ def test_a_full_disk_is_said_and_leaves_no_file(engine, tmp_path):
     [
         (torch.OutOfMemoryError("CUDA out of memory"), OutOfMemoryError),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried"), OutOfMemoryError),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate"),
+            OutOfMemoryError,
+        ),
+        (OSError(12, "Cannot allocate memory"), OutOfMemoryError),
+        (MemoryError("std::bad_alloc"), OutOfMemoryError),
+        (RuntimeError("CUDA error: out of memory"), OutOfMemoryError),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), OutOfMemoryError),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), OutOfMemoryError),
         (RuntimeError("expected scalar type"), EngineError),
     ],
 )
@@ -158,35 +161,87 @@ def test_what_torch_raises_becomes_ours(engine, tmp_path, monkeypatch, raised, e
 def test_warm_up_changes_no_clip(engine):
     spec = spec_of()
     before = engine.denoise(spec, *engine.embed(spec), Reports())
-    engine.warm_up()
+    warm_up(engine)
 
     assert torch.equal(before, engine.denoise(spec, *engine.embed(spec), Reports()))
 
 
 @pytest.mark.parametrize("part", ["transformer.proj_out", "vae.decoder.conv_out"])
-def test_warming_up_refuses_a_device_that_draws_nan(tiny_checkpoint, part):
-    engine = load_engine(TINY_RANDOM, tiny_checkpoint, device="cpu")
+def test_warming_up_refuses_a_device_that_gives_nan(tiny_checkpoint, part):
+    engine = tiny_engine(tiny_checkpoint)
     name, _, rest = part.partition(".")
     getattr(engine.components, name).get_submodule(rest).bias.data.fill_(float("nan"))
 
-    with pytest.raises(BadFramesError, match="warming up"):
-        engine.warm_up()
+    with pytest.raises(PathRefusedError, match="BadFramesError: warming up"):
+        warm_up(engine)
 
 
-def test_embeddings_come_from_disk_the_second_time_and_damage_is_mended(tiny_checkpoint, tmp_path):
+def test_nan_embeddings_are_an_error_and_never_cached(tiny_checkpoint, tmp_path):
+    engine = tiny_engine(tiny_checkpoint, cache_dir=tmp_path / "cache")
+    norm = engine.components.text_encoder.encoder.final_layer_norm
+    with_nan = norm.register_forward_hook(lambda *seen: torch.full_like(seen[2], torch.nan))
+
+    with pytest.raises(EngineError, match="text encoder gave NaN"):
+        engine.text.encode("a cat")
+
+    with_nan.remove()
+    assert engine.text.encode("a cat").isfinite().all(), "the prompt is not poisoned"
+
+
+def test_nan_embeddings_on_the_disk_are_computed_again(tiny_checkpoint, tmp_path):
+    tiny_engine(tiny_checkpoint, cache_dir=tmp_path).text.encode("a cat")
+    (file,) = tmp_path.iterdir()
+    save_file({"embeddings": torch.full_like(load_file(file)["embeddings"], torch.nan)}, file)
+
+    assert tiny_engine(tiny_checkpoint, cache_dir=tmp_path).text.encode("a cat").isfinite().all()
+    assert load_file(file)["embeddings"].isfinite().all()
+
+
+def test_only_the_prompts_own_tokens_are_encoded_and_they_are_as_with_padding(engine):
+    text = engine.text
+    lengths: list[int] = []
+    embedding = engine.components.text_encoder.encoder.embed_tokens
+    seen = embedding.register_forward_hook(lambda _, tokens, __: lengths.append(tokens[0].shape[1]))
+    ours = text.compute("a cat")
+    seen.remove()
+
+    reads = TINY_RANDOM.max_sequence_length
+    padded = engine.components.tokenizer(
+        ["a cat"], padding="max_length", max_length=reads, return_attention_mask=True, return_tensors="pt"
+    )
+    mask = padded.attention_mask
+    with torch.inference_mode():
+        theirs = engine.components.text_encoder(padded.input_ids, mask).last_hidden_state * mask[..., None]
+
+    assert lengths == [text.count_tokens("a cat")] == [int(mask.sum())]
+    assert ours.shape == theirs.shape and not ours[:, lengths[0] :].any()
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_a_prompt_longer_than_the_model_reads_is_noted(engine, tmp_path):
+    reads = TINY_RANDOM.max_sequence_length
+
+    short = engine.render(spec_of(prompt="a cat"), tmp_path, Reports()).notes
+    (note,) = engine.render(spec_of(prompt="cat " * reads), tmp_path, Reports()).notes
+
+    assert short == ()
+    assert note.code == "prompt_cut" and f"the model reads {reads}" in note.detail
+
+
+def test_embeddings_come_from_disk_the_second_time_and_damage_is_fixed(tiny_checkpoint, tmp_path):
     def embed(prompt: str = "a cat") -> tuple[torch.Tensor, Engine]:
-        engine = load_engine(TINY_RANDOM, tiny_checkpoint, device="cpu", cache_dir=tmp_path)
+        engine = tiny_engine(tiny_checkpoint, cache_dir=tmp_path)
         return engine.embed(spec_of(prompt=prompt))[0], engine
 
     computed, _ = embed()
-    (kept,) = tmp_path.iterdir()
+    (stored,) = tmp_path.iterdir()
     _, engine = embed()
     engine.components.text_encoder.forward = None  # only the cache can answer now
     assert torch.equal(engine.embed(spec_of(prompt="a  cat "))[0], computed)
 
-    kept.write_bytes(b"damaged")
+    stored.write_bytes(b"damaged")
     assert torch.equal(embed()[0], computed)
-    assert kept.stat().st_size > 100
+    assert stored.stat().st_size > 100
 
 
 @pytest.mark.parametrize("with_manifest", [True, False])
@@ -194,8 +249,8 @@ def test_embeddings_of_replaced_weights_are_not_used(tmp_path, with_manifest):
     def embed(seed: int, cache: Path | None) -> torch.Tensor:
         folder = write_tiny_random(tmp_path / str(seed) / "same-name", seed=seed)
         if not with_manifest:
-            (folder / weights.MANIFEST).unlink()
-        return load_engine(TINY_RANDOM, folder, device="cpu", cache_dir=cache).embed(spec_of())[0]
+            (folder / manifest.MANIFEST).unlink()
+        return tiny_engine(folder, cache_dir=cache).embed(spec_of())[0]
 
     before, after = embed(0, tmp_path / "cache"), embed(1, tmp_path / "cache")
 
@@ -203,9 +258,9 @@ def test_embeddings_of_replaced_weights_are_not_used(tmp_path, with_manifest):
     assert torch.equal(after, embed(1, None))
 
 
-def test_the_shipped_checkpoint_draws_what_was_asked(tmp_path):
-    checkpoint = weights.locate(DEMO, tmp_path)
-    engine = load_engine(DEMO, checkpoint.folder, device="cpu")
+@pytest.mark.slow
+def test_the_shipped_checkpoint_renders_what_was_asked(tmp_path):
+    engine = start_engine(DEMO, store.locate(DEMO, tmp_path), device="cpu")
 
     night, day = (
         engine.render(spec_of(DEMO, prompt=prompt, duration=5.0, num_inference_steps=4), folder, Reports())
@@ -229,9 +284,9 @@ def _mean_blue_and_light(rendered) -> tuple[float, float]:
     return float(pixels[..., 2].mean()), float(pixels.mean())
 
 
-def test_an_accelerated_engine_draws_nearly_the_same_clip(engine, tiny_checkpoint):
-    levers = Acceleration(fused_denoiser=True, text_embedding_on_cpu=True, text_weights=TextWeights.INT8)
-    fast = load_engine(TINY_RANDOM, tiny_checkpoint, device="cpu", acceleration=levers)
+def test_an_accelerated_engine_renders_nearly_the_same_clip(engine, tiny_checkpoint):
+    options = Acceleration(fused_denoiser=True, text_embedding_on_cpu=True, text_weights=TextWeights.INT8)
+    fast = tiny_engine(tiny_checkpoint, options)
     spec = spec_of()
     plain = engine.denoise(spec, *engine.embed(spec), Reports())
 
@@ -240,13 +295,33 @@ def test_an_accelerated_engine_draws_nearly_the_same_clip(engine, tiny_checkpoin
     assert 0 < float((ours - plain).norm() / plain.norm()) < 0.02
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_one_bad_pixel_spoils_the_clip(engine, monkeypatch, tmp_path, value):
-    frames = torch.rand(9, 3, 32, 48, generator=torch.Generator().manual_seed(1))
-    frames[4, 1, 7, 9] = value
-    monkeypatch.setattr(engine.decoder, "decode", lambda _: iter(frames.split([1, 4, 4])))
+def test_the_cache_of_embeddings_is_bounded_and_forgets_what_was_unused_for_longest(tmp_path):
+    for index in range(6):
+        (tmp_path / f"{index}.safetensors").write_bytes(b"x" * 100)
+        os.utime(tmp_path / f"{index}.safetensors", (1000 + index, 1000 + index))
+    (tmp_path / "0.42.tmp").write_bytes(b"left by a killed process")
+    os.utime(tmp_path / "0.42.tmp", (1, 1))
 
-    with pytest.raises(BadFramesError, match="NaN or infinity"):
-        engine.render(spec_of(), tmp_path, Reports())
+    remove_unused(tmp_path, max_entries=4, max_bytes=10_000)
+    assert sorted(path.name[0] for path in tmp_path.iterdir()) == ["2", "3", "4", "5"]
 
-    assert left_in(tmp_path) == []
+    remove_unused(tmp_path, max_entries=4, max_bytes=250)
+    assert sorted(path.name[0] for path in tmp_path.iterdir()) == ["4", "5"]
+
+
+def test_embeddings_that_are_used_again_stay_in_the_cache(tiny_checkpoint, tmp_path):
+    tiny_engine(tiny_checkpoint, cache_dir=tmp_path).embed(spec_of())
+    (file,) = tmp_path.iterdir()
+    os.utime(file, (1, 1))
+
+    tiny_engine(tiny_checkpoint, cache_dir=tmp_path).embed(spec_of())
+
+    assert file.stat().st_mtime > 1
+
+
+def test_prompts_that_look_the_same_share_their_embeddings(tiny_checkpoint, tmp_path):
+    engine = tiny_engine(tiny_checkpoint, cache_dir=tmp_path)
+    for prompt in ("a cat", "a c\u200bat \U000e0000"):
+        engine.embed(spec_of().model_copy(update={"prompt_used": prompt}))
+
+    assert len(list(tmp_path.iterdir())) == 1

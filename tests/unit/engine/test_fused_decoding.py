@@ -1,4 +1,4 @@
-"""The fused decoder, run by Triton's interpreter in a process of its own, draws what diffusers draws.
+"""The fused decoder, run by Triton's interpreter in a process of its own, gives what the plain one gives.
 
 Skipped without Triton, which comes with CUDA builds of torch only; `pip install triton` brings it anywhere.
 """
@@ -13,7 +13,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
 from anime_studio.engine.acceleration import Acceleration
-from anime_studio.engine.decoding import StreamingDecoder
+from anime_studio.engine.decoder.streaming import StreamingDecoder
 
 
 def vae(base_dim: int = 8) -> AutoencoderKLWan:
@@ -29,11 +29,11 @@ def decode(acceleration: Acceleration, latents: torch.Tensor, base_dim: int = 8)
 def test_chunks_change_no_frame(chunk, groups):
     latents = torch.randn(1, 16, 5, 4, 4, generator=torch.Generator().manual_seed(1))
 
-    drawn = decode(Acceleration(decode_chunk=chunk), latents)
+    frames = decode(Acceleration(decode_chunk=chunk), latents)
 
-    assert [len(group) for group in drawn] == groups
+    assert [len(group) for group in frames] == groups
     torch.testing.assert_close(
-        torch.cat(drawn), torch.cat(decode(Acceleration(), latents)), rtol=0, atol=1e-5
+        torch.cat(frames), torch.cat(decode(Acceleration(), latents)), rtol=0, atol=1e-5
     )
 
 
@@ -47,11 +47,11 @@ def test_fused_norms_change_no_frame():
 
 
 def fused_equals_plain() -> None:
-    # A width of 96 is drawn as part of 128, as Wan 2.1's is.
+    # 96 channels are computed as part of 128, as Wan 2.1's are.
     for frames, chunk, base_dim in ((1, 1, 8), (4, 1, 8), (4, 2, 8), (2, 1, 96)):
         generator = torch.Generator().manual_seed(frames)
         decoder = StreamingDecoder(vae(base_dim), Acceleration(fused_norms=True, decode_chunk=chunk))
-        for _ in range(2):  # the second clip begins with nothing remembered
+        for _ in range(2):  # the second clip begins with an empty cache
             latents = torch.randn(1, 16, frames, 4, 4, generator=generator)
             ours = torch.cat([group.clone() for group in decoder.decode(latents)])
             theirs = torch.cat(decode(Acceleration(), latents, base_dim))

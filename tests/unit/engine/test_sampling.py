@@ -1,20 +1,18 @@
-"""Our loop draws what `WanPipeline` draws, and the few-step sampler what its paper says."""
-
-import dataclasses
+"""Our loop gives what `WanPipeline` gives, and the few-step sampler what its paper says."""
 
 import pytest
 import torch
 
-from anime_studio.core.recipes import FASTWAN_3STEP, TINY_RANDOM, Sampler
+from anime_studio.core.recipes import FASTWAN_3STEP, FASTWAN_3STEP_UNIPC, TINY_RANDOM
 from anime_studio.engine.engine import Engine
-from anime_studio.engine.sampling import nearest_sigma, sampler_for, seeded_noise
+from anime_studio.engine.sampling import nearest_sigma, sample, seeded_noise
 from support.engine import spec_of
 
 
 def ignore(*_: object) -> None: ...
 
 
-def draw(engine: Engine, **request: object) -> torch.Tensor:
+def denoise(engine: Engine, **request: object) -> torch.Tensor:
     spec = spec_of(**request)
     return engine.denoise(spec, *engine.embed(spec), ignore)
 
@@ -47,26 +45,16 @@ def test_fifty_steps_equal_wan_pipeline(engine, guidance_scale):
         output_type="latent",
     ).frames
 
-    ours = draw(engine, num_inference_steps=50, guidance_scale=guidance_scale)
+    ours = denoise(engine, num_inference_steps=50, guidance_scale=guidance_scale)
 
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(engine):
-    first, again, other = (draw(engine, seed=seed) for seed in (7, 7, 8))
+    first, again, other = (denoise(engine, seed=seed) for seed in (7, 7, 8))
 
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-
-
-def test_euler_walks_the_shifted_line_from_noise_to_data():
-    recipe = dataclasses.replace(TINY_RANDOM, sampler=Sampler.EULER)
-    noise, generator = seeded_noise((1, 2, 1, 2, 2), seed=1)
-    data = torch.full_like(noise, 3.0)
-
-    *_, latents = sampler_for(recipe, 6, {})(noise, lambda *_: noise - data, generator)
-
-    torch.testing.assert_close(latents, data)  # a constant velocity is integrated exactly
 
 
 def test_few_step_sigmas_are_the_published_timesteps():
@@ -81,7 +69,7 @@ def test_few_step_sampler_predicts_x0_and_renoises():
         timesteps.append(int(timestep))
         return 0.5 * latents + 1
 
-    *_, ours = sampler_for(FASTWAN_3STEP, 3, {})(noise, velocity, generator)
+    *_, ours = sample(FASTWAN_3STEP, 3, {}, noise, velocity, generator)
 
     same = torch.Generator("cpu").manual_seed(5)
     x = torch.randn(noise.shape, generator=same).double()
@@ -96,10 +84,25 @@ def test_few_step_sampler_predicts_x0_and_renoises():
 
 def test_few_step_sampler_ends_on_clean_latents():
     noise, generator = seeded_noise((1, 2, 1, 2, 2), seed=5)
-    sampler = sampler_for(FASTWAN_3STEP, 3, {})
-
-    # A perfect model knows the data, so from any noisy point its velocity leads straight there.
     data = torch.full_like(noise, -1.0)
-    *_, latents = sampler(noise, lambda x, t: (x - data) / nearest_sigma(int(t), 8.0), generator)
+
+    def velocity(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        """A perfect model's, which leads from any noisy point straight to the data."""
+        return (latents - data) / nearest_sigma(int(timestep), 8.0)
+
+    *_, latents = sample(FASTWAN_3STEP, 3, {}, noise, velocity, generator)
 
     torch.testing.assert_close(latents, data, rtol=0, atol=1e-5)
+
+
+def test_the_other_sampler_of_the_student_takes_the_timesteps_of_its_authors_example():
+    seen: list[int] = []
+
+    def velocity(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        seen.append(int(timestep))
+        return torch.zeros_like(latents)
+
+    noise, generator = seeded_noise((1, 4, 1, 2, 2), 0)
+    list(sample(FASTWAN_3STEP_UNIPC, 3, {"solver_order": 2}, noise, velocity, generator))
+
+    assert seen == [999, 857, 600]

@@ -1,0 +1,1 @@
+"""The VAE's decoder: latents -> frames in host memory."""

@@ -1,0 +1,1 @@
+"""The denoiser: noisy latents and a prompt -> a velocity."""

@@ -1,0 +1,292 @@
+"""A checkpoint's files -> a pipeline's components on a device."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import structlog
+import torch
+from diffusers.utils import logging as diffusers_logging
+from transformers import AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from anime_studio.checkpoints.manifest import Packing, fixed_by
+from anime_studio.checkpoints.pipeline_files import SCHEDULER, read_json
+from anime_studio.checkpoints.prepared import find_prepared, prepare_again
+from anime_studio.checkpoints.store import Checkpoint
+from anime_studio.core.errors import CheckpointError, OutOfMemoryError
+from anime_studio.engine.acceleration import PLAIN, Acceleration, packing_for
+from anime_studio.engine.loading.architecture import (
+    MODELS,
+    check_source,
+    library_errors,
+    without_encoder,
+)
+from anime_studio.engine.loading.from_shards import read_prepared
+from anime_studio.engine.loading.packed_text import HostEmbedding, pack_text
+from anime_studio.engine.loading.smaller_decoders import load_smaller_decoder
+from anime_studio.engine.memory.layer_streaming import stream_layers
+from anime_studio.telemetry import LogEvent
+
+_log = structlog.get_logger(__name__)
+
+ReadModels = Callable[[Path, Packing, torch.device, Acceleration, Collection[str]], dict[str, Any]]
+"""Read some of `text_encoder`, `transformer` and `vae` from a folder onto a device."""
+_TEXT: Final = ("text_encoder",)
+_WITHOUT_TEXT: Final = ("transformer", "vae")
+_Loaded = TypeVar("_Loaded")
+
+
+@dataclass(frozen=True)
+class Components:
+    """The loaded parts of a Wan pipeline, on one device.
+
+    Attributes:
+        folder: Where they were read from: a checkpoint as fetched, or one prepared from it.
+        tokenizer: A transformers tokenizer; None where the text is encoded elsewhere.
+        text_encoder: UMT5 encoder; None as well.
+        transformer: The denoiser.
+        vae: The autoencoder's decoder, or the smaller one that stands in for it, with the autoencoder's `config`.
+        scheduler_config: The checkpoint's own scheduler settings; empty if it has none, which only UniPC minds.
+        device: Where the models compute.
+    """
+
+    folder: Path
+    tokenizer: Any
+    text_encoder: Any
+    transformer: Any
+    vae: Any
+    scheduler_config: Mapping[str, Any]
+    device: torch.device
+
+    @property
+    def models(self) -> dict[str, Any]:
+        """The models that are here, by the name of their folder."""
+        found = {name: getattr(self, name) for name in MODELS}
+        return {name: model for name, model in found.items() if model is not None}
+
+
+@dataclass(frozen=True)
+class LoadedText:
+    """A text encoder alone: where it was read from, its tokenizer and its model, on the CPU."""
+
+    folder: Path
+    tokenizer: Any
+    model: Any
+
+
+def load_components(
+    checkpoint: Checkpoint,
+    device: torch.device,
+    acceleration: Acceleration = PLAIN,
+    *,
+    with_text: bool = True,
+) -> Components:
+    """Load *checkpoint* onto *device*: as prepared for *device* and *acceleration* if it was, else from the source.
+
+    The decoder is the one that *checkpoint* names. Without *with_text* nothing of the text encoder is read.
+
+    A prepared checkpoint that cannot be used is not an error. One line in the log says why and which command fixes it.
+
+    Raises:
+        CheckpointError: A file of the source is missing, unreadable, truncated, of another architecture, or holds
+            missing, unexpected or misshapen weights; the detail names the file.
+        OutOfMemoryError: The device has too little memory.
+    """
+    packing = packing_for(device.type, acceleration)
+
+    def load(folder: Path, read_models: ReadModels) -> Components:
+        return _load(folder, packing, device, acceleration, read_models, with_text=with_text)
+
+    components = _load_prepared(checkpoint, packing, load) or load(checkpoint.folder, read_source)
+    return _with_decoder(components, checkpoint)
+
+
+def _with_decoder(components: Components, checkpoint: Checkpoint) -> Components:
+    if checkpoint.decoder_file is None:
+        return components
+    config, device = components.vae.config, components.device
+    return replace(
+        components, vae=load_smaller_decoder(checkpoint.decoder, checkpoint.decoder_file, config, device)
+    )
+
+
+def load_for_a_gpu(checkpoint: Checkpoint, packing: Packing) -> Components | None:
+    """Load the denoiser and the VAE into host memory, without looking for a GPU; None if nothing is prepared as *packing*.
+
+    Raises:
+        CheckpointError, OutOfMemoryError: See `load_components`.
+    """
+
+    def load(folder: Path, read_models: ReadModels) -> Components:
+        return _load(folder, packing, torch.device("cpu"), PLAIN, read_models, with_text=False)
+
+    return _load_prepared(checkpoint, packing, load)
+
+
+def moved(components: Components, checkpoint: Checkpoint, device: torch.device) -> Components:
+    """Move what `load_for_a_gpu` returned to *device*, and give it the decoder that *checkpoint* names."""
+    for model in components.models.values():
+        model.to(device)
+    return _with_decoder(replace(components, device=device), checkpoint)
+
+
+def load_text_encoder(checkpoint: Checkpoint, packing: Packing) -> LoadedText:
+    """Load the text encoder of *checkpoint* alone, onto the CPU: as prepared for *packing* if it was, else the source.
+
+    *packing* quantizes nothing.
+
+    Raises:
+        CheckpointError, OutOfMemoryError: See `load_components`.
+    """
+
+    def load(folder: Path, read_models: ReadModels) -> LoadedText:
+        model = read_models(folder, packing, torch.device("cpu"), PLAIN, _TEXT)["text_encoder"]
+        return LoadedText(folder, _load_tokenizer(folder / "tokenizer"), model)
+
+    return _load_prepared(checkpoint, packing, load) or load(checkpoint.folder, read_source)
+
+
+def _load_prepared(
+    checkpoint: Checkpoint, packing: Packing, load: Callable[[Path, ReadModels], _Loaded]
+) -> _Loaded | None:
+    try:
+        with fixed_by(prepare_again(checkpoint)):
+            folder = find_prepared(checkpoint, packing)
+            if folder is None:
+                return None
+            return load(folder, read_prepared)
+    except CheckpointError as error:
+        _log.warning(LogEvent.ENGINE_PREPARED_REFUSED, detail=error.detail, loading=str(checkpoint.folder))
+    gc.collect()  # what was loaded before the refusal
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()
+    return None
+
+
+def _load(
+    folder: Path,
+    packing: Packing,
+    device: torch.device,
+    acceleration: Acceleration,
+    read_models: ReadModels,
+    *,
+    with_text: bool,
+) -> Components:
+    try:
+        with ThreadPoolExecutor(
+            1
+        ) as thread:  # a vocabulary of 256,384 takes a second, as long as the weights
+            tokenizer = thread.submit(_load_tokenizer, folder / "tokenizer") if with_text else None
+            parts = tuple(MODELS) if with_text else _WITHOUT_TEXT
+            models = read_models(folder, packing, device, acceleration, parts)
+            return Components(
+                folder=folder,
+                tokenizer=tokenizer and tokenizer.result(),
+                text_encoder=models.get("text_encoder"),
+                transformer=models["transformer"],
+                vae=models["vae"],
+                scheduler_config=read_json(folder / SCHEDULER) if (folder / SCHEDULER).exists() else {},
+                device=device,
+            )
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(f"{device} has no room for the checkpoint {folder}: {error}") from error
+
+
+def read_source(
+    folder: Path,
+    packing: Packing,
+    device: torch.device,
+    acceleration: Acceleration,
+    parts: Collection[str] = tuple(MODELS),
+) -> dict[str, Any]:
+    """Read models of a checkpoint as fetched; the text encoder is packed on its way to *device*.
+
+    Raises:
+        CheckpointError: See `load_components`.
+    """
+    check_source(folder)
+    dtype = getattr(torch, packing.dtype)
+    read: dict[str, Callable[[], Any]] = {
+        "text_encoder": lambda: place_text_encoder(
+            load_model(folder / "text_encoder", dtype), device, acceleration
+        ),
+        "transformer": lambda: load_model(folder / "transformer", dtype).to(device),
+        "vae": lambda: without_encoder(load_model(folder / "vae", dtype)).to(device),
+    }
+    return {name: read[name]() for name in parts}
+
+
+def load_model(folder: Path, dtype: torch.dtype) -> Any:
+    """Return the model in *folder*, part of a checkpoint as fetched, on the CPU with its weights in *dtype*.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    with library_errors(folder):
+        model = MODELS[folder.name].from_pretrained(
+            folder, local_files_only=True, torch_dtype=dtype, low_cpu_mem_usage=True
+        )
+    if folder.name == "text_encoder":
+        _check_tables(folder, model)
+    return model.eval()
+
+
+def _check_tables(folder: Path, text_encoder: Any) -> None:
+    """Refuse an encoder whose two names of the embedding table hold different numbers.
+
+    transformers 5.0 to 5.2 fill the name that the file lacks with random numbers, in silence.
+    """
+    shared, used = text_encoder.shared.weight, text_encoder.encoder.embed_tokens.weight
+    if shared.data_ptr() != used.data_ptr() and not torch.equal(shared, used):
+        raise CheckpointError(
+            f"{folder}: shared.weight and encoder.embed_tokens.weight differ after loading; they are one table. "
+            "Install transformers 5.3 or later, or fetch the weights again"
+        )
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    with library_errors(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if tokenizer.pad_token is None:
+            raise CheckpointError(f"{folder / 'tokenizer_config.json'} is missing or names no pad_token")
+        return tokenizer
+
+
+def place_text_encoder(text_encoder: Any, device: torch.device, acceleration: Acceleration) -> Any:
+    """Return *text_encoder* packed and on *device*, or partly in host memory, as *acceleration* asks."""
+    pack_text(text_encoder, acceleration.text_weights, device)
+    if acceleration.text_embedding_on_cpu:
+        table = HostEmbedding(text_encoder.shared, device)
+        text_encoder.shared = text_encoder.encoder.embed_tokens = table
+    text_encoder = text_encoder.to(device)
+    if acceleration.text_streamed:
+        stream_layers(text_encoder.encoder, text_encoder.encoder.block, device)
+    return text_encoder
+
+
+def latent_shape(components: Components, num_frames: int, height: int, width: int) -> tuple[int, ...]:
+    """Return (1, channels, latent frames, latent height, latent width) of a clip.
+
+    Raises:
+        CheckpointError: *height* or *width* (pixels) is not a multiple of what the VAE and the denoiser fold into one.
+    """
+    config = components.vae.config
+    spatial = config.scale_factor_spatial
+    _, patch_h, patch_w = components.transformer.config.patch_size
+    if height % (spatial * patch_h) or width % (spatial * patch_w):
+        raise CheckpointError(
+            f"{width}x{height} is not a multiple of {spatial * patch_w}x{spatial * patch_h}, which this checkpoint folds"
+        )
+    frames = math.ceil((num_frames - 1) / config.scale_factor_temporal) + 1
+    channels = components.transformer.config.in_channels
+    return (1, channels, frames, height // spatial, width // spatial)

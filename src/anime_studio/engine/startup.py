@@ -1,0 +1,295 @@
+"""A checkpoint -> an engine that is warm: with the fast paths that suit the device, or without them."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+import torch
+
+from anime_studio.checkpoints.pipeline_files import SCHEDULER
+from anime_studio.checkpoints.store import Checkpoint
+from anime_studio.core.cpus import usable_cores
+from anime_studio.core.errors import BadFramesError, CheckpointError, EngineError, OutOfMemoryError
+from anime_studio.core.recipes import Recipe, Sampler
+from anime_studio.engine.acceleration import (
+    PLAIN,
+    Acceleration,
+    Attention,
+    options_for_capability,
+    packing_for,
+    without_text,
+)
+from anime_studio.engine.denoiser.int8_attention import int8_attention_works
+from anime_studio.engine.engine import Engine
+from anime_studio.engine.fallback import Fallback, Part, PathRefusedError, paths_of
+from anime_studio.engine.loading.components import (
+    Components,
+    latent_shape,
+    load_components,
+    load_for_a_gpu,
+    load_text_encoder,
+    moved,
+)
+from anime_studio.engine.sampling import guided, seeded_noise
+from anime_studio.engine.text import PromptEncoder, TextSource, encoder_revision
+from anime_studio.engine.torch_errors import torch_errors
+from anime_studio.telemetry import LogEvent
+
+_log = structlog.get_logger()
+
+_KNOWN_PROMPT = "a cat on a roof"
+_LEAST_STD = 1e-6
+"""Far below any text encoder's: between tokens a channel differs by 0.1 and more."""
+
+
+def start_engine(
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    *,
+    device: str = "auto",
+    accelerate: bool = True,
+    cache_dir: Path | None = None,
+    text: TextSource | None = None,
+    weights: Components | None = None,
+) -> Engine:
+    """Load *checkpoint*, and on a GPU warm it up, so that no clip pays for first use.
+
+    A GPU that refuses a fast path (an older driver, a kernel that does not compile there) keeps the others
+    (`engine.fallback`); the log, and each clip's notes, say which. Slower clips are better than none.
+
+    Args:
+        recipe: How the checkpoint is sampled.
+        checkpoint: As located.
+        device: `cpu`, `cuda`, or `auto` for a GPU when there is one.
+        accelerate: Whether to take the fast paths that suit device and recipe.
+        cache_dir: Where prompt embeddings are stored between runs; None for memory only.
+        text: Where the text comes from; None to load the checkpoint's own encoder.
+        weights: From `load_for_a_gpu`, to be moved instead of loaded; only with *text*.
+
+    Raises:
+        CheckpointError: A file is wrong; the detail names it.
+        OutOfMemoryError: The checkpoint does not fit.
+        EngineError: The device is not there, or fails.
+    """
+    place = device_named(device)
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
+    options = options_for(recipe, place) if accelerate else PLAIN
+    fallback = Fallback(options if text is None else without_text(options), _memory_bytes(place))
+    while True:
+        try:
+            return _warm(
+                load_engine(
+                    recipe,
+                    checkpoint,
+                    place,
+                    cache_dir=cache_dir,
+                    acceleration=fallback.options,
+                    refused=fallback.refused,
+                    text=text,
+                    weights=weights,
+                )
+            )
+        except OutOfMemoryError as error:
+            if not fallback.take_less_memory():
+                raise
+            detail = error.detail
+        except PathRefusedError as error:
+            if not fallback.drop_next(error.part):
+                raise EngineError(f"the {error.part} fails without fast paths too: {error}") from error
+            detail = str(error)
+        weights = None  # the refused engine may have changed them
+        _log.warning(LogEvent.ENGINE_ACCELERATION_REFUSED, detail=detail, without=list(fallback.refused))
+        gc.collect()  # the refused engine's weights
+        torch.cuda.empty_cache()
+
+
+def load_weights(checkpoint: Checkpoint, *, for_gpu: bool) -> Components | None:
+    """Return the prepared weights of denoiser and VAE in host memory, for `start_engine`; None if none are prepared.
+
+    It looks for no GPU, so that torch finds the one that comes after a restore.
+
+    Raises:
+        OutOfMemoryError, EngineError: See their docstrings.
+    """
+    with torch_errors():
+        return load_for_a_gpu(checkpoint, packing_for("cuda" if for_gpu else "cpu", PLAIN))
+
+
+def start_text_encoder(recipe: Recipe, checkpoint: Checkpoint, *, for_gpu: bool) -> PromptEncoder:
+    """Load the text encoder of *checkpoint* alone, onto the CPU, in the dtype of the denoiser's device.
+
+    Args:
+        recipe: How the checkpoint is sampled.
+        checkpoint: As located.
+        for_gpu: Whether the denoiser computes on a GPU, in bfloat16.
+
+    Raises:
+        CheckpointError: A file is wrong; the detail names it.
+        OutOfMemoryError, EngineError: See their docstrings.
+    """
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
+    packing = packing_for("cuda" if for_gpu else "cpu", PLAIN)
+    with torch_errors():
+        loaded = load_text_encoder(checkpoint, packing)
+        encoder = PromptEncoder(
+            loaded.tokenizer,
+            loaded.model,
+            max_sequence_length=recipe.max_sequence_length,
+            revision=f"{encoder_revision(checkpoint.folder)}/{packing}",
+            cache_dir=None,
+        )
+        _check_weights(loaded.folder, "text_encoder", loaded.model)
+        _check_embeddings(loaded.folder, encoder)
+    return encoder
+
+
+def _memory_bytes(device: torch.device) -> int | None:
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+
+
+def device_named(name: str) -> torch.device:
+    """Return the device called *name*: `cpu`, `cuda`, or `auto` for a GPU when there is one.
+
+    Raises:
+        EngineError: It is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise EngineError("device is set to cuda, but torch sees no GPU; set ANIME_STUDIO_DEVICE=cpu or auto")
+    return torch.device(name)
+
+
+def options_for(recipe: Recipe, device: torch.device) -> Acceleration:
+    """Return the fast paths that suit *device*, with 8-bit attention if *recipe* was trained with it."""
+    if device.type != "cuda":
+        return PLAIN
+    options = options_for_capability(torch.cuda.get_device_capability(device))
+    if recipe.trained_with_8bit_attention and options.fused_denoiser and int8_attention_works(device):
+        return replace(options, attention=Attention.INT8)
+    return options
+
+
+def load_engine(
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    device: torch.device,
+    *,
+    acceleration: Acceleration = PLAIN,
+    cache_dir: Path | None = None,
+    refused: tuple[str, ...] = (),
+    text: TextSource | None = None,
+    weights: Components | None = None,
+) -> Engine:
+    """Load *checkpoint* onto *device* with exactly these fast paths, not warmed up; see `start_engine`."""
+    with torch_errors():
+        with paths_of(Part.TEXT):  # the only part whose fast paths work while it is loaded
+            if weights is not None:
+                components = moved(weights, checkpoint, device)
+            else:
+                components = load_components(checkpoint, device, acceleration, with_text=text is None)
+        if recipe.sampler is Sampler.UNIPC and not components.scheduler_config:
+            raise CheckpointError(
+                f"{components.folder / SCHEDULER} is missing; recipe {recipe.name} samples by it"
+            )
+        return Engine(
+            components,
+            recipe,
+            revision=encoder_revision(checkpoint.folder),
+            cache_dir=cache_dir,
+            acceleration=acceleration,
+            refused=refused,
+            text=text,
+        )
+
+
+def _warm(engine: Engine) -> Engine:
+    check_finite(engine)
+    warm_up(engine)
+    return engine
+
+
+def check_finite(engine: Engine) -> None:
+    """Refuse a checkpoint that cannot draw: told at the start, once, and not by each job.
+
+    Its weights hold no NaN and no infinity, and a known prompt's embedding differs from token to token. That a forward
+    and a decode are finite, `warm_up` sees.
+
+    Raises:
+        CheckpointError: The detail names the part, and the weight where one is at fault.
+    """
+    folder = engine.components.folder
+    for name, model in engine.components.models.items():
+        # Streamed layers are views of memory that one after another uses: only their embeddings are checked.
+        if name != "text_encoder" or not engine.acceleration.text_streamed:
+            _check_weights(folder, name, model)
+    if isinstance(engine.text, PromptEncoder):
+        with paths_of(Part.TEXT), torch_errors():
+            _check_embeddings(folder, engine.text)
+
+
+def _check_weights(folder: Path, name: str, model: torch.nn.Module) -> None:
+    for weight, tensor in model.state_dict().items():
+        if not holds_numbers(tensor):
+            raise CheckpointError(f"{folder / name}: weight {weight} holds NaN or infinity")
+
+
+def _check_embeddings(folder: Path, encoder: PromptEncoder) -> None:
+    embeddings = encoder.compute(_KNOWN_PROMPT)
+    tokens = embeddings[0, : len(_KNOWN_PROMPT.split())].float()
+    if not torch.isfinite(embeddings).all() or float(tokens.std(dim=0).max()) < _LEAST_STD:
+        raise CheckpointError(
+            f"{folder / 'text_encoder'}: the embedding of {_KNOWN_PROMPT!r} is the same for each token, or NaN"
+        )
+
+
+def holds_numbers(tensor: torch.Tensor) -> bool:
+    """Return whether a weight, of any dtype, is free of NaN and infinity."""
+    if tensor.dtype is torch.float8_e4m3fn:  # no arithmetic; NaN is all ones but the sign (OCP FP8, table 1)
+        return not bool(((tensor.view(torch.uint8) & 0x7F) == 0x7F).any())
+    # One number a weight: a sum is NaN or infinite if any addend is, and takes no memory.
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum(dtype=torch.float32)))
+
+
+def warm_up(engine: Engine) -> None:
+    """Run one denoise step and one decode at each size and some lengths; the results are thrown away.
+
+    On a GPU kernels are compiled for shapes. The longest clip comes first, and its kernels are made for its length alone.
+    A second length makes `torch.compile` write kernels for every length. A third, one latent frame longer than the
+    shortest, leaves the decoder a single frame at the end, as every other length does. On a CPU nothing is compiled:
+    one frame shows whether the parts work.
+
+    Raises:
+        PathRefusedError: A part failed, or gave NaN or infinity: a fast path does not work here.
+        OutOfMemoryError: See its docstring.
+    """
+    recipe, components = engine.recipe, engine.components
+    lengths = [1]
+    if components.device.type == "cuda":
+        one_more = min(recipe.min_frames + components.vae.config.scale_factor_temporal, recipe.max_frames)
+        lengths = list(dict.fromkeys((recipe.max_frames, recipe.min_frames, one_more)))
+    # Any numbers of this shape do: a text changes no kernel.
+    shape = (1, recipe.max_sequence_length, components.transformer.config.text_dim)
+    dtype = getattr(torch, packing_for(components.device.type, PLAIN).dtype)
+    embeddings = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    embeddings = embeddings.to(components.device, dtype)
+    for width, height in recipe.native_sizes.values():
+        for num_frames in lengths:
+            noise, _ = seeded_noise(latent_shape(components, num_frames, height, width), 0)
+            latents, where = noise.to(components.device), f"{width}x{height}, {num_frames} frames"
+            with paths_of(Part.DENOISER), torch_errors(), torch.inference_mode():
+                velocity = guided(engine.denoiser, embeddings, None, None)
+                _require_finite(velocity(latents, torch.tensor(500, device=latents.device)), where)
+            with paths_of(Part.DECODER), torch_errors(), torch.inference_mode():
+                for group in engine.decoder.decode(latents):
+                    _require_finite(group, where)
+
+
+def _require_finite(values: torch.Tensor, where: str) -> None:
+    if not torch.isfinite(values).all():
+        raise BadFramesError(
+            f"warming up at {where} gave NaN or infinity; the checkpoint or a fast path is at fault"
+        )

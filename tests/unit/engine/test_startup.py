@@ -1,0 +1,214 @@
+"""A fast path that a device refuses costs speed, never the engine; what is wrong with the files is an error."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from structlog.testing import capture_logs
+
+from anime_studio.checkpoints.manifest import Manifest
+from anime_studio.checkpoints.store import Checkpoint
+from anime_studio.core.errors import CheckpointError, EngineError
+from anime_studio.core.recipes import FASTWAN_3STEP, TINY_RANDOM
+from anime_studio.engine import engine as engine_module
+from anime_studio.engine import startup
+from anime_studio.engine.acceleration import PLAIN, Acceleration, TextWeights
+from anime_studio.engine.decoder.streaming import StreamingDecoder
+from anime_studio.engine.denoiser.model import PlainDenoiser
+from anime_studio.engine.engine import Engine
+from anime_studio.engine.fallback import Fallback, Part
+from anime_studio.telemetry import LogEvent
+from support.engine import Reports, cut, spec_of, tiny_engine
+
+FAST = Acceleration(
+    fused_denoiser=True, fp8_linears=True, compile_blocks=True, fused_norms=True, decode_chunk=2
+)
+"""On a CPU each of these would fail; the tests decide which does."""
+
+
+class Device:
+    """Stands for a device that refuses some fast paths: the parts that a start makes fail if their options hold one.
+
+    What is made is the plain part, so that it works on this machine.
+    """
+
+    def __init__(self, *refused: str) -> None:
+        self.refused = refused
+        self.tried: list[Acceleration] = []
+
+    def denoiser_for(self, transformer: Any, acceleration: Acceleration) -> PlainDenoiser:
+        self.tried.append(acceleration)
+        self._refuse(acceleration, "fused_denoiser", "fp8_linears", "compile_blocks")
+        return PlainDenoiser(transformer)
+
+    def decoder_for(self, vae: Any, acceleration: Acceleration) -> StreamingDecoder:
+        self._refuse(acceleration, "fused_norms")
+        return StreamingDecoder(vae, PLAIN)
+
+    def _refuse(self, acceleration: Acceleration, *paths: str) -> None:
+        for path in set(paths) & set(self.refused):
+            if getattr(acceleration, path):
+                raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+
+def start_on(device: Device, monkeypatch, checkpoint: Path) -> Engine:
+    monkeypatch.setattr(engine_module, "denoiser_for", device.denoiser_for)
+    monkeypatch.setattr(engine_module, "decoder_for", device.decoder_for)
+    monkeypatch.setattr(startup, "options_for", lambda *_: FAST)
+    return startup.start_engine(TINY_RANDOM, Checkpoint.at(checkpoint), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("refused", "without", "kept"),
+    [
+        (["fused_norms"], ("fused_norms",), {"fp8_linears", "compile_blocks", "fused_denoiser"}),
+        (["fp8_linears"], ("fp8_linears",), {"compile_blocks", "fused_denoiser", "fused_norms"}),
+        (["compile_blocks"], ("compile_blocks",), {"fp8_linears", "fused_denoiser", "fused_norms"}),
+        (["fp8_linears", "compile_blocks"], ("fused_denoiser",), {"fused_norms"}),
+        (["compile_blocks", "fused_norms"], ("compile_blocks", "fused_norms"), {"fp8_linears", "fused_denoiser"}),
+    ],
+)  # fmt: skip
+def test_a_device_that_refuses_one_fast_path_keeps_the_others(
+    monkeypatch, tiny_checkpoint, tmp_path, refused, without, kept
+):
+    device = Device(*refused)
+
+    with capture_logs() as lines:
+        engine = start_on(device, monkeypatch, tiny_checkpoint)
+
+    assert engine.refused == without
+    options = device.tried[-1]
+    assert {
+        name
+        for name in ("fp8_linears", "compile_blocks", "fused_denoiser", "fused_norms")
+        if getattr(options, name)
+    } == kept
+    assert {line["event"] for line in lines} == {LogEvent.ENGINE_ACCELERATION_REFUSED}
+    assert "no kernel image" in lines[0]["detail"] and lines[-1]["without"] == list(without)
+    clip = engine.render(spec_of(), tmp_path, Reports())
+    (note,) = clip.notes
+    assert set(clip.paths) == kept | {"decode_chunk=2"}
+    assert note.code == "paths_refused" and ", ".join(without) in note.detail
+
+
+def test_a_part_that_fails_without_fast_paths_too_ends_the_start(monkeypatch, tiny_checkpoint):
+    def broken(*_: object) -> None:
+        raise RuntimeError("unspecified launch failure")
+
+    monkeypatch.setattr(engine_module, "decoder_for", broken)
+    monkeypatch.setattr(startup, "options_for", lambda *_: FAST)
+
+    with pytest.raises(EngineError, match=r"the decoder fails without fast paths too.*launch failure"):
+        startup.start_engine(TINY_RANDOM, Checkpoint.at(tiny_checkpoint), device="cpu")
+
+
+def test_a_fast_path_that_gives_nan_is_refused_before_any_job(monkeypatch, tiny_checkpoint):
+    def with_nan(transformer: Any, acceleration: Acceleration) -> PlainDenoiser:
+        if acceleration.fp8_linears:
+            transformer.proj_out.register_forward_hook(lambda *_: torch.full_like(_[2], torch.nan))
+        return PlainDenoiser(transformer)
+
+    monkeypatch.setattr(engine_module, "denoiser_for", with_nan)
+    monkeypatch.setattr(engine_module, "decoder_for", Device().decoder_for)
+    monkeypatch.setattr(startup, "options_for", lambda *_: FAST)
+
+    with capture_logs() as lines:
+        engine = startup.start_engine(TINY_RANDOM, Checkpoint.at(tiny_checkpoint), device="cpu")
+
+    assert engine.refused == ("fp8_linears",)
+    assert "NaN" in lines[0]["detail"]
+
+
+def test_lack_of_memory_while_warming_up_is_tried_again_in_smaller_chunks(monkeypatch, tiny_checkpoint):
+    def greedy(vae: Any, acceleration: Acceleration) -> StreamingDecoder:
+        if acceleration.decode_chunk > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return StreamingDecoder(vae, PLAIN)
+
+    monkeypatch.setattr(engine_module, "denoiser_for", Device().denoiser_for)
+    monkeypatch.setattr(engine_module, "decoder_for", greedy)
+    monkeypatch.setattr(startup, "options_for", lambda *_: FAST)
+
+    engine = startup.start_engine(TINY_RANDOM, Checkpoint.at(tiny_checkpoint), device="cpu")
+
+    assert engine.refused == ("decode_chunk",)
+
+
+def test_a_small_card_never_tries_the_text_encoder_in_bfloat16():
+    options = replace(FAST, text_weights=TextWeights.INT8, text_embedding_on_cpu=True, text_streamed=True)
+    small, large = Fallback(options, 22 * 1024**3), Fallback(options, 80 * 1024**3)
+
+    assert small.drop_next(Part.TEXT) and not small.options.text_streamed
+    assert not small.drop_next(Part.TEXT)
+    assert large.drop_next(Part.TEXT) and large.drop_next(Part.TEXT)
+    assert large.options.text_weights is TextWeights.PLAIN
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "transformer", "vae"])
+def test_weights_of_nan_are_told_at_the_start_by_part_and_name(checkpoint, part):
+    (path,) = (checkpoint.folder / part).glob("*.safetensors")
+    tensors = load_file(path)
+    name = max(name for name in tensors if not name.startswith("quant_conv"))  # which is the VAE's encoder's
+    tensors[name].view(-1)[0] = float("nan")
+    save_file(tensors, path, {"format": "pt"})
+    Manifest.of(checkpoint.folder).write(checkpoint.folder)
+
+    with pytest.raises(CheckpointError, match=f"{part}: weight .* holds NaN or infinity"):
+        startup.start_engine(TINY_RANDOM, checkpoint, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "acceleration",
+    [
+        Acceleration(text_weights=TextWeights.INT8, text_embedding_on_cpu=True, text_streamed=True),
+        Acceleration(fused_denoiser=True, fp8_linears=True),
+    ],
+    ids=["streamed text", "e4m3"],
+)
+def test_packed_and_streamed_weights_pass_the_check(tiny_checkpoint, acceleration):
+    engine = tiny_engine(tiny_checkpoint, acceleration)
+
+    startup.check_finite(engine)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+def test_nan_is_seen_in_each_dtype(dtype):
+    assert startup.holds_numbers(torch.tensor([448.0, -448.0, 0.0]).to(dtype))
+    assert not startup.holds_numbers(torch.tensor([1.0, float("nan"), 0.0]).to(dtype))
+    assert not startup.holds_numbers(torch.tensor([1.0, -float("nan"), 0.0]).to(dtype))
+
+
+def test_a_text_encoder_that_says_the_same_of_each_word_is_refused(checkpoint):
+    (path,) = (checkpoint.folder / "text_encoder").glob("*.safetensors")
+    save_file(
+        {name: torch.zeros_like(tensor) for name, tensor in load_file(path).items()}, path, {"format": "pt"}
+    )
+    Manifest.of(checkpoint.folder).write(checkpoint.folder)
+
+    with pytest.raises(
+        CheckpointError, match=r"text_encoder: the embedding of 'a cat on a roof' is the same"
+    ):
+        startup.start_engine(TINY_RANDOM, checkpoint, device="cpu")
+
+
+def test_a_broken_file_is_no_reason_to_try_again(monkeypatch, checkpoint):
+    monkeypatch.setattr(startup, "options_for", lambda *_: FAST)
+    cut(checkpoint.folder / "vae" / "diffusion_pytorch_model.safetensors")
+
+    with capture_logs() as lines, pytest.raises(CheckpointError, match="vae"):
+        startup.start_engine(TINY_RANDOM, checkpoint, device="cpu")
+
+    assert lines == []
+
+
+def test_a_cpu_has_no_fast_paths():
+    assert startup.options_for(FASTWAN_3STEP, torch.device("cpu")) == PLAIN
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_an_error_that_names_the_setting(checkpoint):
+    with pytest.raises(EngineError, match="ANIME_STUDIO_DEVICE"):
+        startup.start_engine(TINY_RANDOM, checkpoint, device="cuda")
