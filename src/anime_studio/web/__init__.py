@@ -1,1 +1,1 @@
-"""The HTTP face: FastAPI lives here and nowhere else."""
+"""The HTTP API and the pages (FastAPI)."""

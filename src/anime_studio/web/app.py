@@ -1,12 +1,12 @@
-"""The HTTP face of a studio, the same on a laptop and on Modal.
+"""The FastAPI application, the same on a laptop and on Modal.
 
-`create_app` opens nothing: the studio is opened when the server starts (the ASGI
-lifespan), because Modal makes its clients only after a memory snapshot was restored.
+`create_app` opens nothing. The studio is opened when the server starts (the ASGI lifespan),
+because Modal's clients can be created only after a memory snapshot is restored.
 
-CORS: clip files are readable from any origin, everything else from ours alone. The
-endpoint has no logins, so the browser's same-origin rule is all that keeps a web page the
-operator happens to visit from posting prompts to his laptop and spending his GPU. Bots and
-OBS are no web pages and never notice; our own pages are served from here.
+CORS: any origin may read clip files; all else is for pages of this origin. The API has no
+logins, so only the browser's same-origin rule stops a web page that the operator visits from
+posting prompts to the operator's laptop and spending its GPU. The rule does not concern bots
+and OBS, which are no web pages, and the studio's own pages are served from here.
 """
 
 from __future__ import annotations
@@ -14,30 +14,26 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import UTC, datetime
 from typing import Final
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from anime_studio.core.studio import Studio
-from anime_studio.web import (
-    generate,
-    health,
-    jobs,
-    openai_videos,
-    outputs,
-    overlay,
-    pages,
-    problems,
-    signals,
-    status,
-)
-from anime_studio.web.body import BodyLimitMiddleware
-from anime_studio.web.context import ContextMiddleware
-from anime_studio.web.describe import complete
+from anime_studio.settings import WebOptions
+from anime_studio.web import problems
 from anime_studio.web.metrics import Metrics
-from anime_studio.web.options import WebOptions
+from anime_studio.web.middleware.allowed_hosts import AllowedHostsMiddleware
+from anime_studio.web.middleware.body_limit import BodyLimitMiddleware
+from anime_studio.web.middleware.head import HeadMiddleware
+from anime_studio.web.middleware.request_context import ContextMiddleware
+from anime_studio.web.middleware.trailing_slash import TrailingSlashMiddleware
+from anime_studio.web.openai import models as openai_models
+from anime_studio.web.openai import videos as openai_videos
+from anime_studio.web.openai.errors import PREFIX as OPENAI_PREFIX
+from anime_studio.web.openai.errors import envelope_answer
+from anime_studio.web.openapi_extras import complete
+from anime_studio.web.routes import generate, health, jobs, outputs, overlay, pages, signals, status
 
 OpenStudio = Callable[[], AbstractAsyncContextManager[Studio]]
 
@@ -51,8 +47,9 @@ ROUTERS: Final = (
     overlay.router,
     status.router,
     openai_videos.router,
+    openai_models.router,
 )
-"""Everything that is served; a new page or protocol is one more entry."""
+"""All routes; a new page or protocol is one more entry."""
 
 DESCRIPTION: Final = """A prompt becomes an anime clip.
 
@@ -75,6 +72,7 @@ def create_app(open_studio: OpenStudio, options: WebOptions) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_studio() as studio:
             app.state.studio = studio
+            app.state.metrics.count_jobs_after(await studio.newest_sequence())
             yield
 
     app = FastAPI(
@@ -84,20 +82,26 @@ def create_app(open_studio: OpenStudio, options: WebOptions) -> FastAPI:
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         lifespan=lifespan,
         separate_input_output_schemas=False,
-        docs_url=None,  # its pages load scripts from elsewhere; /openapi.json is the document
+        redirect_slashes=False,  # see TrailingSlashMiddleware
+        docs_url=None,  # FastAPI's pages load scripts from other sites; /openapi.json is enough
         redoc_url=None,
         generate_unique_id_function=_operation_id,
     )
-    describe_plainly = app.openapi
-    app.openapi = lambda: app.openapi_schema or complete(describe_plainly())  # type: ignore[method-assign]
+    generate_openapi = app.openapi
+    app.openapi = lambda: app.openapi_schema or complete(generate_openapi())  # type: ignore[method-assign]
     app.state.options = options
-    app.state.metrics = Metrics(datetime.now(UTC))
+    app.state.metrics = Metrics()
     app.state.begun_s = time.monotonic()
     for router in ROUTERS:
         app.include_router(router)
-    problems.install(app, [r for router in ROUTERS for r in router.routes if isinstance(r, APIRoute)])
+    routes = [r for router in ROUTERS for r in router.routes if isinstance(r, APIRoute)]
+    problems.install(app, routes, {OPENAI_PREFIX: envelope_answer})
     # The last one added is the outermost.
+    app.add_middleware(HeadMiddleware, routes=routes)
+    app.add_middleware(TrailingSlashMiddleware)
     app.add_middleware(BodyLimitMiddleware, max_body_bytes=options.max_body_bytes)
+    if options.allowed_hosts is not None:
+        app.add_middleware(AllowedHostsMiddleware, allowed=options.allowed_hosts)
     app.add_middleware(ContextMiddleware, metrics=app.state.metrics)
     return app
 

@@ -1,6 +1,6 @@
 """Write the OpenAPI document: `python -m anime_studio.web.openapi docs/openapi.json`.
 
-The document is checked in, so that a change of the contract is seen in review.
+The document is checked in, so that a review shows every change of the contract.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import sys
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-from anime_studio import __version__
 from anime_studio.core.studio import Studio
+from anime_studio.settings import WebOptions
 from anime_studio.web.app import create_app
-from anime_studio.web.options import WebOptions
 
 
 def document() -> str:
@@ -22,7 +21,7 @@ def document() -> str:
     def never_opened() -> AbstractAsyncContextManager[Studio]:
         raise AssertionError("the document needs no studio")
 
-    app = create_app(never_opened, WebOptions(recipe="demo", version=__version__))
+    app = create_app(never_opened, WebOptions(recipe="demo"))
     return json.dumps(app.openapi(), indent=2, ensure_ascii=False) + "\n"
 
 

@@ -23,15 +23,15 @@ class Preference:
         return 0.0 if self.respond_async else longest_s
 
     def applied(self, wait_s: float) -> str | None:
-        """Return the value of `Preference-Applied`: the wait is told as it was bounded."""
-        told = ["respond-async"] if self.respond_async else []
+        """Return the value of `Preference-Applied`, with the bounded wait."""
+        applied = ["respond-async"] if self.respond_async else []
         if self.wait_s is not None:
-            told.append(f"wait={wait_s:g}")
-        return ", ".join(told) or None
+            applied.append(f"wait={wait_s:g}")
+        return ", ".join(applied) or None
 
 
 def read_preference(values: Sequence[str]) -> Preference:
-    """Read all `Prefer` headers; the first of each name counts, what we do not know is ignored."""
+    """Read all `Prefer` headers; the first of each name counts, an unknown one is ignored."""
     first: dict[str, str] = {}
     for token in ",".join(values).split(","):
         name, _, value = token.partition(";")[0].partition("=")

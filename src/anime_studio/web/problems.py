@@ -6,7 +6,7 @@ Source: https://www.rfc-editor.org/rfc/rfc9457
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -27,27 +27,30 @@ _CODES: Final = {
     413: "body_too_large",
     415: "unsupported_media_type",
     416: "range_not_satisfiable",
+    421: "misdirected_request",
 }
-_TOLD_ERRORS: Final = 5
+_ERRORS_SHOWN: Final = 5
 _MAX_DETAIL_CHARS: Final = 600
+
+Write = Callable[[Request, Problem], Response]
+"""Writes a problem in the words of another API."""
 
 
 def answer(request: Request, problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
-    """Return *problem* as the answer to *request*, whose log line and measure then name its code.
+    """Return *problem* as the answer to *request*, whose log line and metrics then name its code.
 
-    `Retry-After` is set when the problem knows one.
+    `Retry-After` is set when the problem knows one. A path of another API gets that API's error body.
     """
     request.state.error_code = problem.code
-    response = Response(
-        problem.model_dump_json(exclude_none=True), problem.status, dict(headers or {}), MEDIA_TYPE
-    )
+    response = _writer_for(request)(request, problem)
+    response.headers.update(headers or {})
     if problem.retry_after_s is not None:
         response.headers["Retry-After"] = str(math.ceil(problem.retry_after_s))
     return response
 
 
 def status_problem(status: int, detail: str, request_id: str, code: str | None = None) -> Problem:
-    """Return a problem that HTTP itself defines."""
+    """Return the problem for an HTTP status."""
     code = code or _CODES.get(status, "internal_error" if status >= 500 else "http_error")
     return Problem(
         type=f"/problems/{code}",
@@ -60,8 +63,25 @@ def status_problem(status: int, detail: str, request_id: str, code: str | None =
     )
 
 
-def install(app: FastAPI, routes: Sequence[APIRoute]) -> None:
-    """Make *app* answer every error as a problem; *routes* tell which methods a path allows."""
+def _writer_for(request: Request) -> Write:
+    path = request.url.path
+    writers: Mapping[str, Write] = request.app.state.problem_writers
+    return next((write for prefix, write in writers.items() if f"{path}/".startswith(f"{prefix}/")), _write)
+
+
+def _write(_request: Request, problem: Problem) -> Response:
+    return Response(problem.model_dump_json(exclude_none=True), problem.status, media_type=MEDIA_TYPE)
+
+
+def install(app: FastAPI, routes: Sequence[APIRoute], writers: Mapping[str, Write]) -> None:
+    """Make *app* answer every error as a problem.
+
+    Args:
+        app: The application.
+        routes: They define which methods a path allows.
+        writers: For each prefix of another API's paths, what writes a problem there.
+    """
+    app.state.problem_writers = writers
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -91,23 +111,22 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     if errors and errors[0]["type"] == "json_invalid":
         detail = f"the body is not JSON: {errors[0]['ctx']['error']} at byte {errors[0]['loc'][-1]}"
         return answer(request, status_problem(400, detail, _request_id(request), "malformed_json"))
-    told = "; ".join(f"{_field(item['loc'])}: {item['msg']}" for item in errors[:_TOLD_ERRORS])
-    more = f"; and {len(errors) - _TOLD_ERRORS} more" if len(errors) > _TOLD_ERRORS else ""
-    detail = told[:_MAX_DETAIL_CHARS] + more
+    shown = "; ".join(f"{_field(item['loc'])}: {item['msg']}" for item in errors[:_ERRORS_SHOWN])
+    more = f"; and {len(errors) - _ERRORS_SHOWN} more" if len(errors) > _ERRORS_SHOWN else ""
+    detail = shown[:_MAX_DETAIL_CHARS] + more
     return answer(request, InvalidRequestError(detail).problem(_request_id(request)))
 
 
 def _field(location: Sequence[Any]) -> str:
-    # The first part is where FastAPI looked (body, query, path); a body's fields need no prefix.
+    # The first part is the place (body, query, path); the fields of a body need no prefix.
     parts = location[1:] if location[0] == "body" and len(location) > 1 else location
     return ".".join(str(part) for part in parts)
 
 
 def _allowed_methods(path: str, routes: Sequence[APIRoute]) -> str:
-    # Starlette names the methods of the first route with this path only.
-    return ", ".join(
-        sorted({m for route in routes if route.path_regex.match(path) for m in route.methods or ()})
-    )
+    # Starlette's own Allow header holds the methods of only the first route with this path.
+    allowed = {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}
+    return ", ".join(sorted(allowed | {"HEAD"} if "GET" in allowed else allowed))
 
 
 def _request_id(request: Request) -> str:

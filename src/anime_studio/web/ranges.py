@@ -1,8 +1,8 @@
-"""The `Range` and `If-None-Match` headers as RFC 9110 reads them (sections 14.2, 14.1.1, 13.1.2).
+"""The `Range` and `If-None-Match` headers as RFC 9110 defines them (sections 14.2, 14.1.1, 13.1.2).
 
-Starlette 1.10 answers 400 where the RFC says to ignore (an unknown unit, an inverted
-range) and 416 when any one of several ranges lies past the end. So `Range` is brought
-into a form in which both agree before `FileResponse` sees it.
+Starlette 1.10 answers 400 where the RFC ignores the header (an unknown unit, a last byte before
+the first) and 416 when one of several ranges lies past the end. So `Range` is rewritten before
+`FileResponse` sees it, to a form that Starlette and the RFC read in the same way.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from typing import Final
 
 MOST_RANGES: Final = 100
-"""More are answered with the whole file, as Starlette does since 0.49: many small ranges cost more than they save."""
+"""A request for more gets the whole file, as in Starlette since 0.49: many small ranges cost more than they save."""
 
 _UNIT: Final = re.compile(r"bytes\s*=\s*(.*)", re.ASCII | re.IGNORECASE)
 _RANGE: Final = re.compile(r"([0-9]{0,18})\s*-\s*([0-9]{0,18})", re.ASCII)
@@ -22,7 +22,7 @@ class RangeNotSatisfiableError(Exception):
 
 
 def satisfiable(value: str, size_bytes: int) -> str | None:
-    """Return *value* with the ranges that lie within the file, or None when it is to be ignored.
+    """Return *value* with the ranges that lie within the file, or None if the header is to be ignored.
 
     Args:
         value: The `Range` header.
@@ -37,7 +37,7 @@ def satisfiable(value: str, size_bytes: int) -> str | None:
     ranges = [part.strip() for part in match[1].split(",") if part.strip()]
     if not 1 <= len(ranges) <= MOST_RANGES:
         return None
-    kept = []
+    within = []
     for text in ranges:
         bounds = _RANGE.fullmatch(text)
         if bounds is None or not (bounds[1] or bounds[2]):
@@ -46,13 +46,13 @@ def satisfiable(value: str, size_bytes: int) -> str | None:
         if first and last and int(last) < int(first):
             return None
         if int(first) < size_bytes if first else int(last) > 0:
-            kept.append(f"{first}-{last}")
-    if not kept:
+            within.append(f"{first}-{last}")
+    if not within:
         raise RangeNotSatisfiableError
-    return f"bytes={','.join(kept)}"
+    return f"bytes={','.join(within)}"
 
 
 def matches_etag(if_none_match: str, etag: str) -> bool:
-    """Whether *etag* is among those the caller has; the comparison is weak."""
+    """Whether `If-None-Match` holds *etag*; the comparison is weak."""
     known = (candidate.strip().removeprefix("W/") for candidate in if_none_match.split(","))
     return any(candidate in ("*", etag) for candidate in known)

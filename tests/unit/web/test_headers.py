@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anime_studio.web.prefer import Preference, read_preference
-from anime_studio.web.trace import read_context
+from anime_studio.web.request_ids import read_context
 
 TRACE_ID, PARENT_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -43,7 +43,7 @@ def test_preferences_are_read_and_strange_ones_ignored(values, read):
         (Preference(wait_s=0), 0.0, "wait=0"),
     ],
 )
-def test_the_wait_is_bounded_and_told(preference, wait_s, applied):
+def test_the_wait_is_bounded_and_reported(preference, wait_s, applied):
     assert preference.bounded_wait_s(100.0) == wait_s
     assert preference.applied(wait_s) == applied
 
@@ -54,7 +54,7 @@ def test_no_preference_breaks_it(values):
 
 
 @pytest.mark.parametrize("request_id", ["a", "A.b_c-9", "x" * 64])
-def test_a_request_id_is_kept(request_id):
+def test_a_well_formed_request_id_is_used(request_id):
     assert read_context([request_id], []).request_id == request_id
 
 
@@ -70,7 +70,7 @@ def test_another_request_id_is_replaced_by_one_of_ours(values):
     "value",
     [f"00-{TRACE_ID}-{PARENT_ID}-01", f"00-{TRACE_ID}-{PARENT_ID}-ff", f"cc-{TRACE_ID}-{PARENT_ID}-01-more"],
 )
-def test_a_traceparent_is_kept(value):
+def test_a_well_formed_traceparent_is_used(value):
     context = read_context([], [value])
 
     assert (context.traceparent, context.trace_id) == (value, TRACE_ID)

@@ -1,4 +1,4 @@
-"""The checked-in document is the service's, and says everything."""
+"""The checked-in document is the one the service generates, and it is complete."""
 
 import json
 from pathlib import Path
@@ -18,14 +18,6 @@ OPERATIONS = [
 
 def test_the_checked_in_document_is_up_to_date():
     assert CHECKED_IN.read_text(encoding="utf-8") == document(), "run: python -m anime_studio.web.openapi"
-
-
-def test_every_route_of_the_service_is_in_it():
-    assert {
-        "/generate", "/jobs/{job_id}", "/jobs/{job_id}/events", "/outputs/{clip_id}", "/outputs/{clip_id}/poster",
-        "/health", "/ready", "/metrics", "/telemetry/signals",
-    } <= set(DOCUMENT["paths"])  # fmt: skip
-    assert {"get", "head"} <= set(DOCUMENT["paths"]["/outputs/{clip_id}"])
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

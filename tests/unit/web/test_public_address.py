@@ -1,4 +1,4 @@
-"""Behind a proxy whose inner address nobody documents, links name an address that the caller can open."""
+"""Behind a proxy with an unknown inner address, links name an address that the caller can open."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 
-from anime_studio.web.public_address import PublicAddressMiddleware
+from anime_studio.web.middleware.public_address import PublicAddressMiddleware
 
 OWN, CUSTOM = "https://me--anime-studio-web.modal.run", "https://clips.example"
 

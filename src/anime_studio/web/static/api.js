@@ -1,7 +1,7 @@
-// The service over fetch. Addresses are relative, so that a path prefix in front of the service works.
+// The service over fetch. Addresses are relative, so that the service also works under a path prefix.
 
-/** An answer that is not a success; carries the problem+json body, or one of our own making. */
-export class Problem extends Error {
+/** An answer that is not a success: the server's problem+json body, or one of the same form made here. */
+class Problem extends Error {
   constructor(body) {
     super(body.detail);
     Object.assign(this, { code: body.code, title: body.title, detail: body.detail, requestId: body.request_id });
@@ -22,11 +22,11 @@ async function call(path, options = {}) {
   }
   const body = await response.json().catch(() => null);
   if (response.ok && body !== null) return body;
-  throw new Problem(body?.code ? body : notOurs(response));
+  throw new Problem(body?.code ? body : unexpectedAnswer(response));
 }
 
-// A proxy's own page, or a server on its way down.
-function notOurs(response) {
+// A proxy's own page, or a server that is shutting down.
+function unexpectedAnswer(response) {
   const retryable = response.status >= 500;
   return { code: retryable ? "unavailable" : "unexpected", title: "Unexpected answer", retryable, status: response.status,
     detail: `HTTP ${response.status} from ${new URL(response.url).pathname}` };
@@ -36,32 +36,35 @@ const json = (body, headers = {}) => ({
   method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json", ...headers },
 });
 
-/** Ask for a clip and come back at once with its job. The key makes a second try safe. */
+/** Submit a request and return its job at once. The key makes a second try safe. */
 export const submit = (request, key) =>
   call("generate", json(request, { "Idempotency-Key": key, Prefer: "respond-async" }));
 
 export const readJob = (jobId) => call(`jobs/${jobId}`);
 export const cancelJob = (jobId) => call(`jobs/${jobId}`, { method: "DELETE" });
+/** Delete the clip; its record says that it is gone. */
+export const deleteClip = (jobId) => call(`v1/videos/${jobId}`, { method: "DELETE" });
 export const eventsPath = (jobId) => `jobs/${jobId}/events`;
 export const readRecipe = () => call("recipe");
 export const readStatus = () => call("status", { headers: { Accept: "application/json" } });
 export const warm = () => call("warm", { method: "POST" });
+/** The channel's clips above the sequence number *after*; without one, the newest. */
 export const readChannel = (channel, after) =>
-  call(`channels/${encodeURIComponent(channel)}/clips?after=${encodeURIComponent(after)}`);
+  call(`channels/${encodeURIComponent(channel)}/clips${after === null ? "" : `?after=${after}`}`);
 
-/** Readiness, or why there is none: `GET /ready` answers 503 until a worker can take work. */
+/** Readiness, or the reason why not: `GET /ready` answers 503 until a worker can take jobs. */
 export const readReadiness = () =>
   call("ready").catch((problem) => {
     if (problem.status !== 503) throw problem;
     return { status: "unavailable", detail: problem.detail };
   });
 
-/** Tell the operator; a lost signal never disturbs the show. */
+/** Report to the operator; a lost report is ignored. */
 export function sendSignals(signals) {
   return fetch("telemetry/signals", { ...json({ signals }), keepalive: true }).catch(() => null);
 }
 
-/** A signed link as a path on this origin: the signature covers the path, never the host. */
-export function here(url) {
+/** A signed link as a path on this origin: the signature covers the path, not the host. */
+export function sameOriginPath(url) {
   return url.slice(url.indexOf("/outputs/") + 1);
 }

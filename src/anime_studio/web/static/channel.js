@@ -1,60 +1,84 @@
-// A channel's clips in the order they finished, each once, in bounded memory.
+// A channel's clips in the order in which they ended, each once, in bounded memory.
+// The server numbers the ends and sends its own time, so the viewer's clock does not matter.
 
 import { readChannel } from "./api.js";
 
 const POLL_MS = 2000;
+const POLL_WHILE_DRAWING_MS = 400; // so that a clip is on screen within a second of its end
 const SLOWEST_POLL_MS = 15_000;
-const OVERLAP_MS = 60_000;
 const FIRST_LOOK_BACK_MS = 10 * 60_000;
 const QUEUE_LIMIT = 40;
 const SEEN_LIMIT = 400;
-const FRESH_ENOUGH_S = 20;
+const STALE_BEFORE_S = 20;
 const MOST_PAGES = 10;
 
+/** The number of the newest clip that is too old to begin with, by the server's clock; 0 for none. */
+const newestTooOld = (clips, nowMs) =>
+  clips.reduce((newest, { sequence, finished_at: at }) => (nowMs - Date.parse(at) > FIRST_LOOK_BACK_MS ? Math.max(newest, sequence) : newest), 0);
+
 export class Channel {
-  /** onSkipped(clipId) is told of a clip that fell out of a full queue. */
-  constructor(name, onSkipped) {
+  /**
+   * Handlers: onSkipped(clipId) for a clip that a full queue drops; onUpcoming(clips) after each answer, with the
+   * clips that wait or are being drawn. *remember*: how many past clips to keep for replays.
+   */
+  constructor(name, { onSkipped, onUpcoming = () => null, remember = 0 }) {
     this.name = name;
     this.onSkipped = onSkipped;
+    this.onUpcoming = onUpcoming;
+    this.remember = remember;
+    this.recent = [];
+    this.upcoming = [];
+    this.known = new Promise((resolve) => (this.becomeKnown = resolve));
     this.queue = [];
     this.seen = new Set();
-    this.clockOffsetMs = 0;
     this.wake = null;
     this.key = `anime-studio.overlay.${name}`;
-    this.playedUpTo = this.remembered();
+    this.after = this.readPlayed();
+    this.startedFrom = this.after ?? 0;
   }
 
-  /** Poll for as long as the page lives; a failure only makes it slower. */
+  /** Poll until the page closes; failures only make it slower. */
   async run() {
+    if (this.remember > 0 && this.after !== null) await this.recall();
     for (let delay = POLL_MS; ; ) {
       try {
         await this.poll();
-        delay = POLL_MS;
+        this.becomeKnown();
+        delay = this.upcoming.length > 0 ? POLL_WHILE_DRAWING_MS : POLL_MS;
       } catch {
-        delay = Math.min(SLOWEST_POLL_MS, delay * 1.6);
+        delay = Math.min(SLOWEST_POLL_MS, Math.max(delay, POLL_MS) * 1.6);
       }
       await new Promise((resolve) => setTimeout(resolve, delay));
     }
   }
 
-  async poll() {
-    // A clip may be kept a moment after the time it carries, so each look goes back a little further.
-    let after = new Date(this.upTo() - OVERLAP_MS).toISOString();
-    for (let page = 0; after !== null && page < MOST_PAGES; page++) {
-      const { clips, next_after: nextAfter, now } = await readChannel(this.name, after);
-      this.clockOffsetMs = Date.parse(now) - Date.now();
-      for (const entry of clips) this.offer({ ...entry, readAtMs: performance.now() });
-      after = nextAfter;
+  /** After a reload, learn the newest clips again, to replay them. */
+  async recall() {
+    const { clips, now } = await readChannel(this.name, null).catch(() => ({ clips: [] }));
+    for (const entry of clips) {
+      if (entry.sequence <= this.after) this.keep({ ...entry, readAtMs: performance.now(), nowMs: Date.parse(now) });
     }
   }
 
-  upTo() {
-    return Math.max(this.playedUpTo, Date.parse(this.queue.at(-1)?.finished_at ?? 0));
+  async poll() {
+    for (let page = 0; page < MOST_PAGES; page++) {
+      const { clips, next_after: nextAfter, more, now, upcoming = [] } = await readChannel(this.name, this.after);
+      const nowMs = Date.parse(now);
+      // Nothing is known of what was played: at the first start, and when the server's records were replaced.
+      if (this.after === null || nextAfter < this.after) this.startedFrom = newestTooOld(clips, nowMs);
+      for (const entry of clips) this.enqueue({ ...entry, readAtMs: performance.now(), nowMs });
+      this.after = nextAfter;
+      if (more) continue;
+      this.upcoming = upcoming;
+      this.onUpcoming(upcoming);
+      return;
+    }
   }
 
-  offer(entry) {
+  enqueue(entry) {
     const id = entry.clip.clip_id;
-    if (this.seen.has(id) || Date.parse(entry.finished_at) <= this.startedFrom) return;
+    if (this.seen.has(id)) return;
+    if (entry.sequence <= this.startedFrom) return this.keep(entry); // too old to be new, still good for a replay
     this.seen.add(id);
     if (this.seen.size > SEEN_LIMIT) this.seen.delete(this.seen.values().next().value);
     this.queue.push(entry);
@@ -62,53 +86,65 @@ export class Channel {
     this.wake?.();
   }
 
+  /** Remember the clip for replays, newest first; a clip is kept once. */
+  keep(entry) {
+    const others = this.recent.filter(({ clip }) => clip.clip_id !== entry.clip.clip_id);
+    this.recent = [entry, ...others].sort((a, b) => b.sequence - a.sequence).slice(0, this.remember);
+  }
+
+  forget(entry) {
+    this.recent = this.recent.filter(({ clip }) => clip.clip_id !== entry.clip.clip_id);
+  }
+
+  get hasNew() {
+    return this.queue.length > 0;
+  }
+
   /** Resolves when a clip is waiting. One waiter at a time. */
   arrival() {
-    if (this.queue.length > 0) return Promise.resolve();
+    if (this.hasNew) return Promise.resolve();
     return new Promise((resolve) => {
       this.wake = resolve;
     });
   }
 
-  take() {
+  dequeue() {
     return this.queue.shift();
   }
 
   isStale(entry) {
-    return (performance.now() - entry.readAtMs) / 1000 > entry.clip.expires_in_s - FRESH_ENOUGH_S;
+    return (performance.now() - entry.readAtMs) / 1000 > entry.clip.expires_in_s - STALE_BEFORE_S;
   }
 
   /** The same clip with new links, or null when it was swept. */
-  async renew(entry) {
-    const justBefore = new Date(Date.parse(entry.finished_at) - 1000).toISOString();
-    const { clips } = await readChannel(this.name, justBefore);
+  async renewLinks(entry) {
+    const { clips, now } = await readChannel(this.name, entry.sequence - 1);
     const found = clips.find(({ clip }) => clip.clip_id === entry.clip.clip_id);
-    return found ? { ...found, readAtMs: performance.now() } : null;
+    return found ? { ...found, readAtMs: performance.now(), nowMs: Date.parse(now) } : null;
   }
 
   /** Seconds from the request to now, by the server's clock. */
   ageS(entry) {
-    return Math.max(0, (Date.now() + this.clockOffsetMs - Date.parse(entry.created_at)) / 1000);
+    const nowMs = entry.nowMs + performance.now() - entry.readAtMs;
+    return Math.max(0, (nowMs - Date.parse(entry.created_at)) / 1000);
   }
 
-  /** A reload of the source goes on after the last clip that was on screen. */
-  notePlayed(entry) {
-    this.playedUpTo = Date.parse(entry.finished_at);
+  /** Remember the clip, so that a reload of the source resumes after it. */
+  markPlayed(entry) {
     try {
-      localStorage.setItem(this.key, entry.finished_at);
+      localStorage.setItem(this.key, String(entry.sequence));
     } catch {
       // Without storage, a reload repeats the last ten minutes.
     }
   }
 
-  remembered() {
-    let stored = null;
+  /** The number of the clip that was played last, or null. */
+  readPlayed() {
     try {
-      stored = localStorage.getItem(this.key);
+      const stored = localStorage.getItem(this.key);
+      return /^[0-9]+$/.test(stored ?? "") ? Number(stored) : null;
     } catch {
-      // As above.
+      return null; // As in markPlayed.
     }
-    this.startedFrom = Date.parse(stored ?? "") || Date.now() - FIRST_LOOK_BACK_MS;
-    return this.startedFrom;
   }
 }

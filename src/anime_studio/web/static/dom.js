@@ -12,7 +12,7 @@ export function el(tag, attributes = {}, ...children) {
 }
 
 /** Set text only when it changed, so that live regions do not repeat themselves. */
-export function say(node, text) {
+export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
@@ -32,6 +32,24 @@ export function usd(value) {
 }
 
 export const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** Do *act* at the second click: the first asks, and forgets that it did when the person goes elsewhere. */
+export function onSecondClick(button, question, act) {
+  const { textContent: words } = button;
+  const label = button.getAttribute("aria-label");
+  const setAsked = (asked) => {
+    button.dataset.asked = String(asked);
+    setText(button, asked ? question : words);
+    if (label) button.setAttribute("aria-label", asked ? question : label);
+  };
+  button.addEventListener("blur", () => setAsked(false));
+  button.addEventListener("click", () => {
+    const wasAsked = button.dataset.asked === "true";
+    setAsked(!wasAsked);
+    button.focus(); // Safari does not focus a button that is clicked
+    if (wasAsked) act();
+  });
+}
 
 /** 16 random bytes in hex; crypto.randomUUID is missing on plain http. */
 export function token() {

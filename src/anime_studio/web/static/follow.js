@@ -1,4 +1,4 @@
-// Follow one job to its end, through dropped connections and server restarts.
+// Follow one job to its end, across dropped connections and server restarts.
 
 import { eventsPath, readJob } from "./api.js";
 import { pause } from "./dom.js";
@@ -9,8 +9,8 @@ const RETRY_MS = [500, 1000, 2000, 3000, 5000];
 export const isFinal = (job) => FINAL.has(job.state);
 
 /**
- * Read the job, then its events; after a break begin again. Returns a function that stops.
- * Handlers: onJob(job), onLost() when the connection broke, onGone(problem) when there is no such job.
+ * Read the job, then its events; start again when the connection breaks. Returns a function that stops.
+ * Handlers: onJob(job), onDisconnect() when the connection broke, onError(problem) when another try cannot help.
  */
 export function follow(jobId, handlers) {
   const control = new AbortController();
@@ -18,28 +18,28 @@ export function follow(jobId, handlers) {
   return () => control.abort();
 }
 
-async function run(jobId, { onJob, onLost, onGone }, signal) {
+async function run(jobId, { onJob, onDisconnect, onError }, signal) {
   let failures = 0;
-  const tell = (job) => {
+  const report = (job) => {
     failures = 0;
     if (!signal.aborted) onJob(job);
     return isFinal(job);
   };
   while (!signal.aborted) {
     try {
-      if (tell(await readJob(jobId)) || (await listen(jobId, tell, signal))) return;
+      if (report(await readJob(jobId)) || (await listen(jobId, report, signal))) return;
     } catch (problem) {
       if (signal.aborted) return;
-      if (!problem.retryable) return onGone(problem);
+      if (!problem.retryable) return onError(problem);
     }
     if (signal.aborted) return;
-    onLost();
+    onDisconnect();
     await pause(RETRY_MS[Math.min(failures++, RETRY_MS.length - 1)]);
   }
 }
 
-/** Resolve true at the job's end, false when the stream broke. */
-function listen(jobId, tell, signal) {
+/** Resolve to true at the job's end, to false when the stream broke. */
+function listen(jobId, report, signal) {
   return new Promise((resolve) => {
     const source = new EventSource(eventsPath(jobId));
     const close = (ended) => {
@@ -48,9 +48,9 @@ function listen(jobId, tell, signal) {
     };
     signal.addEventListener("abort", () => close(false), { once: true });
     source.addEventListener("job", (event) => {
-      if (tell(JSON.parse(event.data))) close(true);
+      if (report(JSON.parse(event.data))) close(true);
     });
-    // EventSource would retry by itself, but not after an HTTP error; one way for both is simpler.
+    // EventSource retries by itself, but not after an HTTP error; `run` retries in both cases.
     source.addEventListener("error", () => close(false));
   });
 }

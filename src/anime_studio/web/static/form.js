@@ -1,13 +1,18 @@
-// The request: bounds from the deployment's recipe, values to and from a GenerateRequest.
+// The form: its bounds come from the deployment's recipe, its values become a GenerateRequest.
 
-import { byId, el, say, token } from "./dom.js";
+import { byId, el, setText, token } from "./dom.js";
+import { SAMPLES_OF } from "./sample.js";
 
-/** Fit the form to what the recipe draws. */
-export function fitForm(recipe) {
+/** Set the form's choices, bounds and defaults to the recipe's. */
+export function applyRecipe(recipe) {
   byId("sizes").replaceChildren(...recipe.sizes.map(sizeChoice));
-  byId("examples").replaceChildren(...recipe.examples.map(exampleChip));
+  byId("size-field").hidden = recipe.sizes.length === 1;
+  const thumbnails = recipe.name === SAMPLES_OF;
+  byId("examples").replaceChildren(...recipe.examples.map((prompt, index) => example(prompt, thumbnails ? index : null)));
   range("duration", recipe.duration_s, (value) => `${value} s`);
   range("steps", recipe.num_inference_steps, String);
+  byId("world").hidden = !recipe.world;
+  setText(byId("world"), recipe.world ?? "");
   byId("guided").hidden = recipe.guidance_scale === null;
   if (recipe.guidance_scale) range("guidance", recipe.guidance_scale, (value) => (value === 1 ? "none" : String(value)));
   byId("channel").addEventListener("input", linkOverlay);
@@ -25,21 +30,27 @@ function sizeChoice({ resolution, width, height }, index) {
     el("label", { for: id }, `${width} × ${height}`));
 }
 
-function exampleChip(prompt) {
-  const chip = el("button", { type: "button", class: "chip" }, prompt);
-  chip.addEventListener("click", () => {
-    byId("prompt").value = prompt;
-    byId("prompt").focus();
-  });
-  return chip;
+/** An example prompt; with the picture that the demo made of it, where there is one. */
+function example(prompt, index) {
+  const picture = index === null ? "" : el("img", { src: `static/example-${index}.webp`, alt: "", width: 104, height: 60 });
+  const button = el("button", { type: "button", class: "chip" }, picture, el("span", {}, prompt));
+  button.addEventListener("click", () => usePrompt(prompt));
+  return button;
 }
 
-function range(id, { minimum, maximum, default: standard }, words) {
+/** Put *prompt* into the form, ready to be changed. */
+export function usePrompt(prompt) {
+  byId("prompt").value = prompt;
+  byId("prompt").focus();
+}
+
+function range(id, { minimum, maximum, default: initial }, format) {
   const input = byId(id);
-  Object.assign(input, { min: minimum, max: maximum, value: standard, disabled: minimum === maximum });
-  const tell = () => say(byId(`${id}-value`), words(Number(input.value)));
-  input.addEventListener("input", tell);
-  tell();
+  Object.assign(input, { min: minimum, max: maximum, value: initial });
+  if (byId(`${id}-field`)) byId(`${id}-field`).hidden = minimum === maximum; // one choice is none
+  const showValue = () => setText(byId(`${id}-value`), format(Number(input.value)));
+  input.addEventListener("input", showValue);
+  showValue();
 }
 
 function linkOverlay() {
@@ -49,21 +60,21 @@ function linkOverlay() {
   if (!link.hidden) link.href = `overlay?channel=${encodeURIComponent(channel.value)}`;
 }
 
-/** The first field that cannot be sent, with words for it; null when all is well. */
-export function firstMistake() {
-  const fields = { prompt: "Say what the clip should show", seed: "The seed is a whole number from 0 to 4294967295",
+/** The first field that is not valid, with a message; null when all are. */
+export function firstInvalidField() {
+  const messages = { prompt: "Say what the clip should show", seed: "The seed is a whole number from 0 to 4294967295",
     deadline: "The time is a whole number of seconds, at least 1",
     channel: "A channel name has 16 to 64 letters, digits, - or _" };
-  for (const [id, words] of Object.entries(fields)) {
+  for (const [id, message] of Object.entries(messages)) {
     const field = byId(id);
-    const wrong = !field.checkValidity() || (id === "prompt" && !field.value.trim());
-    field.setAttribute("aria-invalid", String(wrong));
-    if (wrong) return { field, words };
+    const invalid = !field.checkValidity() || (id === "prompt" && !field.value.trim());
+    field.setAttribute("aria-invalid", String(invalid));
+    if (invalid) return { field, message };
   }
   return null;
 }
 
-/** A GenerateRequest; what was left alone stays out, so that the recipe decides. */
+/** A GenerateRequest; a field that was not changed is left out, so that the recipe's default applies. */
 export function readForm(recipe) {
   const request = {
     prompt: byId("prompt").value.trim(),
@@ -87,8 +98,8 @@ export function readForm(recipe) {
   return request;
 }
 
-/** The request that draws a job's clip again with a new seed. */
-export function requestAgain(job, recipe) {
+/** A job's request without its seed. */
+export function requestWithNewSeed(job, recipe) {
   const { prompt, negative_prompt: negative, duration, resolution, num_inference_steps: steps, guidance_scale: guidance } = job.request;
   const request = { prompt, duration, resolution, source: "studio-page" };
   if (steps !== recipe.num_inference_steps.default) request.num_inference_steps = steps;

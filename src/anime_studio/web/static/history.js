@@ -1,14 +1,14 @@
-// This browser's own jobs. Job ids are capabilities, so they stay here; links are always re-read.
+// This browser's own jobs. A job id is a capability, so it stays here; links are always read again.
 
-const KEY = "anime-studio.history";
+const HISTORY = "anime-studio.history";
 const PENDING = "anime-studio.pending";
 const LIMIT = 48;
 
-function read(key, otherwise) {
+function read(key, fallback) {
   try {
-    return JSON.parse(localStorage.getItem(key)) ?? otherwise;
+    return JSON.parse(localStorage.getItem(key)) ?? fallback;
   } catch {
-    return otherwise; // storage is off, or holds something else
+    return fallback; // storage is off, or holds something else
   }
 }
 
@@ -17,21 +17,21 @@ function write(key, value) {
     if (value === null) localStorage.removeItem(key);
     else localStorage.setItem(key, JSON.stringify(value));
   } catch {
-    // Private windows may refuse; the page works without a memory.
+    // Private windows may refuse; the page works without storage.
   }
 }
 
 /** Newest first: {jobId, prompt, seed}. */
-export const entries = () => read(KEY, []);
+export const readHistory = () => read(HISTORY, []);
+export const clearHistory = () => write(HISTORY, null);
 
-export function remember(job) {
+export function addToHistory(job) {
   const entry = { jobId: job.job_id, prompt: job.request.prompt, seed: job.request.seed };
-  write(KEY, [entry, ...entries().filter(({ jobId }) => jobId !== job.job_id)].slice(0, LIMIT));
+  write(HISTORY, [entry, ...readHistory().filter(({ jobId }) => jobId !== job.job_id)].slice(0, LIMIT));
 }
 
-export const forget = (jobId) => write(KEY, entries().filter((entry) => entry.jobId !== jobId));
-export const forgetAll = () => write(KEY, null);
+export const removeFromHistory = (removed) => write(HISTORY, readHistory().filter(({ jobId }) => jobId !== removed));
 
-/** A request on its way: sent again with the same key after a reload, it is still one job. */
-export const pending = () => read(PENDING, null);
-export const setPending = (value) => write(PENDING, value);
+/** A request that was not answered yet: sent again with the same key after a reload, it is still one job. */
+export const readPending = () => read(PENDING, null);
+export const writePending = (value) => write(PENDING, value);

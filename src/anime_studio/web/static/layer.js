@@ -1,6 +1,6 @@
-// One of the two video elements: loads a clip whole, plays it, tells when it nears its end.
+// One of the overlay's two video elements: loads a clip, plays it, reports when its end is near.
 
-import { here } from "./api.js";
+import { sameOriginPath } from "./api.js";
 
 const LOAD_LIMIT_MS = 30_000;
 const STALL_LIMIT_MS = 10_000;
@@ -8,12 +8,13 @@ const WATCH_EVERY_MS = 100;
 
 const MEDIA_ERRORS = ["", "MEDIA_ERR_ABORTED", "MEDIA_ERR_NETWORK", "MEDIA_ERR_DECODE", "MEDIA_ERR_SRC_NOT_SUPPORTED"];
 
-export class PlaybackError extends Error {}
+class PlaybackError extends Error {}
 
 export class Layer {
   constructor(video) {
     this.video = video;
     this.entry = null;
+    this.watch = 0;
   }
 
   /** Load *entry* until it can play through. */
@@ -30,7 +31,7 @@ export class Layer {
       const timer = setTimeout(() => settle(reject, new PlaybackError("LOAD_TIMEOUT")), LOAD_LIMIT_MS);
       video.addEventListener("canplaythrough", () => settle(resolve), { signal: done.signal });
       video.addEventListener("error", () => settle(reject, this.error()), { signal: done.signal });
-      video.src = here(entry.clip.url);
+      video.src = sameOriginPath(entry.clip.url);
       video.load();
     });
   }
@@ -44,13 +45,14 @@ export class Layer {
     });
   }
 
-  /** Resolve when less than *leadS* is left; reject when it breaks or stands still. */
+  /** Resolve when less than *leadS* is left; reject when playback fails or stalls. */
   nearEnd(leadS) {
     const { video } = this;
+    clearInterval(this.watch);
     return new Promise((resolve, reject) => {
       let lastTime = -1;
       let movedAt = performance.now();
-      const timer = setInterval(() => {
+      this.watch = setInterval(() => {
         if (video.currentTime !== lastTime || document.hidden) {
           lastTime = video.currentTime;
           movedAt = performance.now();
@@ -58,7 +60,7 @@ export class Layer {
         const over = video.ended || video.duration - video.currentTime <= leadS;
         const stalled = performance.now() - movedAt > STALL_LIMIT_MS;
         if (!over && !video.error && !stalled) return;
-        clearInterval(timer);
+        clearInterval(this.watch);
         if (over) resolve();
         else reject(video.error ? this.error() : new PlaybackError("STALLED"));
       }, WATCH_EVERY_MS);
@@ -69,9 +71,10 @@ export class Layer {
     return new PlaybackError(MEDIA_ERRORS[this.video.error?.code ?? 0] || "UNKNOWN");
   }
 
-  /** Let go of the clip and its decoder. */
+  /** Release the clip and its decoder. */
   clear() {
     this.entry = null;
+    clearInterval(this.watch);
     this.video.className = "layer";
     this.video.removeAttribute("src");
     this.video.load();

@@ -1,24 +1,32 @@
-// The overlay: a channel's clips one after another, cross-faded; a fallback scene when there is none.
+// The overlay: plays a channel's clips one after another with a cross-fade. In the gaps it replays the last ones, if
+// asked to, and then idles: with the night scene, with nothing at all, or with the last frame.
 
 import { byId, pause } from "./dom.js";
+import { Caption } from "./caption.js";
 import { Channel } from "./channel.js";
 import { Layer } from "./layer.js";
+import { readOptions } from "./overlay_options.js";
+import { Replays } from "./replays.js";
 import { Signals } from "./signals.js";
 
-const parameters = new URLSearchParams(location.search);
-const channelName = parameters.get("channel") ?? "";
-const fadeMs = Math.min(3000, Math.max(0, Number(parameters.get("fade_ms") ?? 600) || 0));
-
+const options = readOptions(location.search);
 const stage = byId("stage");
 const signals = new Signals("overlay");
-const channel = new Channel(channelName, (clipId) => signals.add("clip_skipped", { clip_id: clipId, detail: "queue full" }));
+const caption = new Caption(options.caption);
+const channel = new Channel(options.channel, {
+  onSkipped: (clipId) => signals.add("clip_skipped", { clip_id: clipId, detail: "queue full" }),
+  onUpcoming: (clips) => caption.showUpcoming(clips),
+  remember: options.replay,
+});
+const replays = new Replays(channel, { loop: options.loop });
 const layers = [new Layer(byId("layer-a")), new Layer(byId("layer-b"))];
 let shown = null;
+let ended = Promise.resolve();
 
-const spare = () => layers.find((layer) => layer !== shown);
+const hiddenLayer = () => layers.find((layer) => layer !== shown);
 
-/** Beneath the clips; shown when there is none. */
-function fallback(on) {
+/** Show or hide the scene, which lies beneath the clips. */
+function showScene(on) {
   const scene = byId("fallback");
   if (scene.classList.contains("on") === on) return;
   scene.classList.toggle("on", on);
@@ -30,101 +38,132 @@ function fallback(on) {
   } else clip.pause();
 }
 
-/** Load the next clip on the spare layer, with a fresh link if need be; null when it will not play. */
+/** Load the clip on the hidden layer, with new links if they are stale; null when it does not play. */
 async function prepare(entry) {
   for (let tries = 0; tries < 2; tries++) {
     try {
-      const fresh = tries > 0 || channel.isStale(entry) ? await channel.renew(entry) : entry;
+      const fresh = tries > 0 || channel.isStale(entry) ? await channel.renewLinks(entry) : entry;
       if (fresh === null) break;
-      if (fresh !== entry) signals.add("url_expired", { clip_id: entry.clip.clip_id, detail: "renewed" });
-      await spare().load(fresh);
-      return spare();
+      if (fresh !== entry) channel.keep(fresh);
+      if (fresh !== entry && !entry.isReplay) signals.add("url_expired", { clip_id: entry.clip.clip_id, detail: "renewed" });
+      await hiddenLayer().load({ ...fresh, isReplay: entry.isReplay });
+      return hiddenLayer();
     } catch (error) {
       signals.add("playback_error", { clip_id: entry.clip.clip_id, detail: String(error.message).slice(0, 200) });
     }
   }
-  spare().clear();
-  signals.add("clip_skipped", { clip_id: entry.clip.clip_id, detail: "would not play" });
-  channel.notePlayed(entry);
+  hiddenLayer().clear();
+  drop(entry);
   return null;
 }
 
-/** Fade *next* in over what is shown, then let that go. */
+/** Give a clip up: it is gone, or does not play. */
+function drop(entry) {
+  channel.forget(entry);
+  if (entry.isReplay) return;
+  signals.add("clip_skipped", { clip_id: entry.clip.clip_id, detail: "would not play" });
+  channel.markPlayed(entry);
+}
+
+/** Fade *next* in over the shown layer, then clear that one. */
 async function crossFade(next) {
+  const { entry } = next;
   await next.play();
-  signals.add("latency_observed", { clip_id: next.entry.clip.clip_id, value: channel.ageS(next.entry) });
-  channel.notePlayed(next.entry);
+  if (!entry.isReplay) {
+    signals.add("latency_observed", { clip_id: entry.clip.clip_id, value: channel.ageS(entry) });
+    channel.markPlayed(entry);
+    channel.keep(entry);
+    replays.restart();
+  }
   const last = shown;
-  next.video.classList.add("coming");
+  next.video.classList.add("entering");
   shown = next;
-  stage.dataset.showing = next.entry.clip.clip_id;
-  await pause(fadeMs);
+  ended = endOf(next);
+  stage.dataset.showing = entry.clip.clip_id;
+  caption.showClip(entry);
+  await pause(options.fadeMs);
   next.video.classList.add("shown");
-  next.video.classList.remove("coming");
-  fallback(false);
+  next.video.classList.remove("entering");
+  showScene(false);
   last?.clear();
 }
 
-/** Nothing follows: bring the fallback up under the last clip and fade the clip away. */
-async function fadeToFallback() {
-  fallback(true);
+/** Nothing follows: idle as the address asks. */
+async function idle() {
+  if (options.idle === "last-frame") return; // the shown clip stays at its end
+  caption.showClip(null);
+  if (options.idle === "scene") showScene(true);
+  else stage.dataset.showing = "nothing";
   if (shown === null) return;
   const last = shown;
   shown = null;
-  last.video.classList.add("going");
+  last.video.classList.add("leaving");
   last.video.classList.remove("shown");
-  await pause(fadeMs);
+  await pause(options.fadeMs);
   last.clear();
 }
 
-/** The end of the clip on screen, however it comes. */
-function endOfShown() {
-  if (shown === null) return Promise.resolve();
-  const { entry } = shown;
-  return shown.nearEnd(fadeMs / 1000).catch((error) => {
+/** Resolve shortly before the clip's end, or when its playback fails. */
+function endOf(layer) {
+  const { entry } = layer;
+  return layer.nearEnd(options.fadeMs / 1000).catch((error) => {
     signals.add("playback_error", { clip_id: entry.clip.clip_id, detail: error.message });
   });
 }
 
-async function playForever() {
+/** Wait for the end of the shown clip, but let a new clip interrupt a replay, and take the place of one. */
+async function turnOf(next) {
+  if (shown?.entry.isReplay && !next.entry.isReplay) return;
+  await (next.entry.isReplay ? Promise.race([ended, channel.arrival()]) : ended);
+}
+
+async function playClips() {
+  await channel.known; // its past clips too, for replays
   for (;;) {
-    const ending = endOfShown();
-    if ((await Promise.race([channel.arrival().then(() => "arrived"), ending])) !== "arrived") {
-      await fadeToFallback();
+    const entry = channel.dequeue() ?? replays.next();
+    if (!entry) {
+      await Promise.race([channel.arrival(), ended]);
+      if (!channel.hasNew) await idle();
       await channel.arrival();
+      continue;
     }
-    const next = await prepare(channel.take());
+    const next = await prepare(entry);
     if (next === null) continue;
-    await ending;
+    await turnOf(next);
+    if (entry.isReplay && channel.hasNew) {
+      replays.putBack(entry);
+      continue;
+    }
     await crossFade(next).catch((error) => {
-      signals.add("playback_error", { clip_id: next.entry.clip.clip_id, detail: error.message.slice(0, 200) });
-      channel.notePlayed(next.entry);
+      signals.add("playback_error", { clip_id: entry.clip.clip_id, detail: error.message.slice(0, 200) });
+      drop(entry);
       next.clear();
     });
   }
 }
 
-function begin() {
-  document.documentElement.style.setProperty("--fade", `${fadeMs}ms`);
-  document.documentElement.style.setProperty("--fit", parameters.get("fit") === "contain" ? "contain" : "cover");
-  if (parameters.has("note")) byId("note").textContent = parameters.get("note");
-  if (parameters.has("fallback")) {
+function main() {
+  document.documentElement.style.setProperty("--fade", `${options.fadeMs}ms`);
+  document.documentElement.style.setProperty("--fit", options.fit);
+  if (options.note !== null) byId("note").textContent = options.note;
+  if (options.fallback !== null) {
     const clip = byId("fallback-clip");
     clip.addEventListener("error", () => {
-      clip.hidden = true; // the scene beneath it goes on
+      clip.hidden = true; // the scene beneath it stays
       signals.add("playback_error", { detail: "fallback clip" });
     });
     clip.hidden = false;
-    clip.src = parameters.get("fallback");
+    clip.src = options.fallback;
   }
-  fallback(true);
-  if (!/^[A-Za-z0-9_-]{16,64}$/.test(channelName)) {
+  if (options.idle === "scene") showScene(true);
+  const problem = options.problem();
+  if (problem) {
     byId("setup").hidden = false;
-    byId("setup").textContent = "This overlay needs ?channel=… in its address: the name that requests carry, 16 to 64 letters, digits, - or _.";
+    byId("setup").textContent = problem;
     return;
   }
   channel.run();
-  playForever();
+  playClips();
 }
 
-begin();
+main();

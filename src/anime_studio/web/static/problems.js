@@ -1,4 +1,4 @@
-// What to tell a person for each error code, and what to do next.
+// An error as a person reads it: what happened, and for each code what to do next.
 
 const ADVICE = {
   invalid_request: "Change the marked field and draw again.",
@@ -9,8 +9,8 @@ const ADVICE = {
   idempotency_conflict: "Draw again; it will count as a new request.",
   job_not_found: "Its record was swept. “Again with another seed” draws the same prompt anew.",
   queue_full: "Many clips are waiting. Try again shortly; your words are still in the form.",
-  job_cancelled: "You stopped it. Change the prompt and draw again whenever you like.",
   worker_died: "The worker fell over on this clip several times. Try again with other settings, or tell the operator.",
+  worker_hung: "The worker went silent on this clip several times and was ended. Try again with other settings, or tell the operator.",
   engine_failed: "Try again with another seed. If it stays, tell the operator.",
   weights_missing: "The operator must fetch the model first; the message names the command.",
   checkpoint_invalid: "The operator must repair the model files; the message names the one.",
@@ -27,7 +27,7 @@ const ADVICE = {
 
 const FALLBACK = "Try again. If it stays, give the request id to the operator.";
 
-export const advice = (problem) => ADVICE[problem.code] ?? FALLBACK;
+const advice = (problem) => ADVICE[problem.code] ?? FALLBACK;
 
 /** Fill an alert box; null hides it. */
 export function showProblem(box, problem) {
@@ -36,11 +36,11 @@ export function showProblem(box, problem) {
   if (problem === null) return;
   const title = document.createElement("strong");
   title.textContent = problem.title ?? "Something went wrong";
-  const words = document.createElement("p");
-  words.textContent = `${problem.detail}. ${advice(problem)}`.replace(/([.!?])\./g, "$1");
+  const text = document.createElement("p");
+  text.textContent = `${problem.detail}. ${advice(problem)}`.replace(/([.!?])\./g, "$1");
   const reference = document.createElement("code");
   const requestId = problem.requestId ?? problem.request_id;
   reference.textContent = requestId ? `${problem.code} · request ${requestId}` : problem.code;
-  box.append(title, words, reference);
+  box.append(title, text, reference);
   box.dataset.code = problem.code;
 }

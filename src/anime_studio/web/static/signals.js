@@ -1,4 +1,4 @@
-// What the overlay tells the operator: batched, bounded, never in the way.
+// The overlay's reports to the operator: sent in batches, bounded in number, lost without harm.
 
 import { sendSignals } from "./api.js";
 

@@ -1,29 +1,31 @@
-// The operator's view: reads GET /status as JSON every few seconds.
+// The operator's page: reads GET /status as JSON every few seconds.
 
 import { readStatus, warm } from "./api.js";
-import { byId, el, pause, roughly, say, seconds, usd } from "./dom.js";
+import { byId, el, pause, roughly, seconds, setText, usd } from "./dom.js";
 import { showProblem } from "./problems.js";
+import { STAGE_WORDS } from "./stages.js";
 
-const EVERY_MS = 5000;
-const STAGE_NAMES = { queue: "Waiting", start: "Worker ready", text: "Text", denoise: "Drawing", decode: "Developing", store: "Storing", total: "In all" };
+const REFRESH_EVERY_MS = 5000;
+const WORTH_SAYING_S = 10;
 
 function show(status) {
   const { readiness } = status;
   byId("light").dataset.status = readiness.status;
-  say(byId("light-words"), `${readiness.status} · ${status.recipe}`);
+  setText(byId("light-words"), `${readiness.status} · ${status.recipe}`);
   const eta = readiness.eta_s === null ? "" : ` A new clip takes ${roughly(readiness.eta_s)}.`;
-  say(byId("readiness"), `${sentence(readiness.detail)} ${readiness.queued} waiting, ${readiness.running} being drawn.${eta}`);
+  setText(byId("readiness"), `${sentence(readiness.detail)} ${readiness.queued} waiting, ${readiness.running} being drawn.${eta}${silence(readiness)}`);
   byId("remedy").hidden = !readiness.command;
-  if (readiness.command) byId("remedy").replaceChildren("Mend it with ", el("code", {}, readiness.command));
+  if (readiness.command) byId("remedy").replaceChildren("Fix it with ", el("code", {}, readiness.command));
   byId("tiles").replaceChildren(...tiles(status));
   byId("stages").replaceChildren(...stageRows(status.stages));
   byId("no-errors").hidden = status.errors.length > 0;
   byId("errors-table").hidden = status.errors.length === 0;
   byId("errors").replaceChildren(...status.errors.map(errorRow));
-  say(byId("foot"), `Looking back ${roughly(status.window_s).replace("about ", "")} from ${clock(status.now)}. Version ${status.version}, up for ${seconds(status.uptime_s)}. `
+  setText(byId("foot"), `Looking back ${roughly(status.window_s).replace("about ", "")} from ${clock(status.now)}. Version ${status.version}, up for ${seconds(status.uptime_s)}. `
     + "Signals are those that reached this process.");
 }
 
+const silence = ({ progress_age_s: age }) => (age >= WORTH_SAYING_S ? ` The worker has been silent for ${roughly(age).replace("about ", "")}.` : "");
 const sentence = (text) => (/[.!?]$/.test(text) ? text : `${text}.`).replace(/^./, (first) => first.toUpperCase());
 const clock = (iso) => new Date(iso).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
 const percent = (share) => (share === null ? "–" : `${(100 * share).toFixed(share === 1 ? 0 : 1)} %`);
@@ -53,7 +55,7 @@ function stageRows(stages) {
     const bar = el("span", { class: "bar", "aria-hidden": "true" }, el("span", { class: "p95" }), el("span", {}));
     bar.children[0].style.setProperty("--share", `${(100 * p95) / longest}%`);
     bar.children[1].style.setProperty("--share", `${(100 * p50) / longest}%`);
-    return el("tr", {}, el("th", { scope: "row" }, STAGE_NAMES[stage] ?? stage), el("td", { class: "number" }, seconds(p50)),
+    return el("tr", {}, el("th", { scope: "row" }, STAGE_WORDS[stage] ?? stage), el("td", { class: "number" }, seconds(p50)),
       el("td", { class: "number" }, seconds(p95)), el("td", { class: "number" }, String(count)), el("td", {}, bar));
   });
 }
@@ -65,14 +67,14 @@ function errorRow({ at, code, request_id: requestId, detail }) {
 async function onWarm() {
   const button = byId("warm");
   button.disabled = true;
-  say(button, "Warming…");
+  setText(button, "Warming…");
   try {
     const readiness = await warm();
-    say(button, readiness.ready ? "Warm a worker" : "Not ready yet; try again");
+    setText(button, readiness.ready ? "Warm a worker" : "Not ready yet; try again");
     await refresh();
   } catch (problem) {
     showProblem(byId("problem"), problem);
-    say(button, "Warm a worker");
+    setText(button, "Warm a worker");
   } finally {
     button.disabled = false;
   }
@@ -81,10 +83,11 @@ async function onWarm() {
 async function refresh() {
   try {
     show(await readStatus());
+    delete byId("main").dataset.loading;
     showProblem(byId("problem"), null);
   } catch (problem) {
     byId("light").dataset.status = "unavailable";
-    say(byId("light-words"), "not reachable");
+    setText(byId("light-words"), "not reachable");
     showProblem(byId("problem"), problem);
   }
 }
@@ -93,7 +96,7 @@ async function run() {
   byId("warm").addEventListener("click", onWarm);
   for (;;) {
     if (!document.hidden) await refresh();
-    await pause(EVERY_MS);
+    await pause(REFRESH_EVERY_MS);
   }
 }
 

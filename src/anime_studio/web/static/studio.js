@@ -1,12 +1,14 @@
-// The studio page: submit, follow, show; takes up where it was after a reload.
+// The studio page: submit a request, follow its job, show its clip; a reload resumes.
 
-import { cancelJob, readJob, readReadiness, readRecipe, submit } from "./api.js";
-import { byId, pause, say, token } from "./dom.js";
+import { cancelJob, deleteClip, readJob, readReadiness, readRecipe, submit } from "./api.js";
+import { byId, onSecondClick, pause, setText, token } from "./dom.js";
+import { estimateWords } from "./estimate.js";
 import { follow, isFinal } from "./follow.js";
-import { firstMistake, fitForm, readForm, requestAgain } from "./form.js";
-import { entries, pending, remember, setPending } from "./history.js";
+import { applyRecipe, firstInvalidField, readForm, requestWithNewSeed, usePrompt } from "./form.js";
+import { addToHistory, readHistory, removeFromHistory, readPending, writePending } from "./history.js";
+import { HistoryList } from "./history_list.js";
 import { showProblem } from "./problems.js";
-import { Reel } from "./reel.js";
+import { showSample } from "./sample.js";
 import { Viewer } from "./viewer.js";
 
 const READY_CHECK_MS = 15_000;
@@ -14,20 +16,25 @@ const UNREADY_CHECK_MS = 1500;
 const SUBMIT_TRIES = 6;
 
 const viewer = new Viewer();
-const reel = new Reel({ onOpen: open, onForget: () => byId("prompt").focus() });
+const historyList = new HistoryList({ onOpen: open, onClear: () => byId("prompt").focus(), onUse: usePrompt, onDelete: remove });
 let recipe = null;
 let stopFollowing = () => null;
 
-/** Follow a job from wherever it is. */
-function attach(jobId) {
+function followJob(jobId) {
   stopFollowing();
   stopFollowing = follow(jobId, {
     onJob(job) {
       viewer.show(job);
-      if (isFinal(job)) reel.refresh(job.job_id);
+      delete byId("main").dataset.loading;
+      if (!isFinal(job)) return;
+      historyList.refresh(job.job_id);
+      dispatchEvent(new Event("job-ended"));
     },
-    onLost: () => viewer.lost(),
-    onGone: (problem) => showProblem(byId("job-problem"), problem),
+    onDisconnect: () => viewer.showReconnecting(),
+    onError(problem) {
+      delete byId("main").dataset.loading;
+      showProblem(byId("job-problem"), problem);
+    },
   });
 }
 
@@ -35,10 +42,25 @@ async function open(jobId) {
   stopFollowing();
   try {
     viewer.show(await readJob(jobId));
-    reel.mark(jobId);
-    byId("picture-title").focus();
+    historyList.markCurrent(jobId);
+    byId("result-title").focus();
     byId("frame").scrollIntoView({ block: "nearest" });
-    if (!isFinal(viewer.job)) attach(jobId);
+    if (!isFinal(viewer.job)) followJob(jobId);
+  } catch (problem) {
+    showProblem(byId("job-problem"), problem);
+  }
+}
+
+/** Delete a clip at the studio and forget it here. */
+async function remove(jobId) {
+  try {
+    await deleteClip(jobId).catch((problem) => {
+      if (problem.status !== 404) throw problem; // its record was swept: nothing is left to delete
+    });
+    removeFromHistory(jobId);
+    historyList.refresh(viewer.job?.job_id);
+    if (viewer.job?.job_id === jobId) viewer.show(await readJob(jobId));
+    byId("prompt").focus();
   } catch (problem) {
     showProblem(byId("job-problem"), problem);
   }
@@ -46,49 +68,49 @@ async function open(jobId) {
 
 /** Send a request so that neither a lost answer nor a reload makes a second job. */
 async function send(request, key = token()) {
-  setPending({ request, key });
-  busy(true);
+  writePending({ request, key });
+  setBusy(true);
   showProblem(byId("form-problem"), null);
   try {
-    const job = await sendPatiently(request, key);
-    remember(job);
+    const job = await submitWithRetry(request, key);
+    addToHistory(job);
     viewer.show(job);
-    reel.refresh(job.job_id);
-    attach(job.job_id);
+    historyList.refresh(job.job_id);
+    followJob(job.job_id);
     byId("frame").scrollIntoView({ block: "nearest" });
   } catch (problem) {
     showProblem(byId("form-problem"), problem);
   } finally {
-    setPending(null);
-    busy(false);
+    writePending(null);
+    setBusy(false);
   }
 }
 
-async function sendPatiently(request, key) {
+async function submitWithRetry(request, key) {
   for (let tries = 1; ; tries++) {
     try {
       return await submit(request, key);
     } catch (problem) {
-      const passing = problem.code === "offline" || problem.code === "unavailable";
-      if (!passing || tries === SUBMIT_TRIES) throw problem;
-      say(byId("submit"), "The studio is not answering. Trying again…");
+      const retryable = problem.code === "offline" || problem.code === "unavailable";
+      if (!retryable || tries === SUBMIT_TRIES) throw problem;
+      setText(byId("submit"), "The studio is not answering. Trying again…");
       await pause(500 * 2 ** (tries - 1));
     }
   }
 }
 
-function busy(is) {
-  byId("submit").disabled = is;
-  byId("again").disabled = is;
-  say(byId("submit"), is ? "Asking…" : "Draw the clip");
+function setBusy(busy) {
+  byId("submit").disabled = busy;
+  byId("again").disabled = busy;
+  setText(byId("submit"), busy ? "Asking…" : "Draw the clip");
 }
 
 function onSubmit(event) {
   event.preventDefault();
-  const mistake = firstMistake();
-  if (mistake) {
-    showProblem(byId("form-problem"), { title: "One thing is missing", detail: mistake.words, code: "invalid_request" });
-    mistake.field.focus();
+  const invalid = firstInvalidField();
+  if (invalid) {
+    showProblem(byId("form-problem"), { title: "One thing is missing", detail: invalid.message, code: "invalid_request" });
+    invalid.field.focus();
     return;
   }
   send(readForm(recipe));
@@ -105,20 +127,37 @@ async function onCancel() {
   }
 }
 
+/** Say in the light whether a clip can be drawn now; the browser itself knows first when it is offline. */
 async function watchReadiness() {
   const light = byId("light");
+  const showOffline = () => {
+    light.dataset.status = "unavailable";
+    setText(byId("light-words"), "Offline");
+  };
+  addEventListener("offline", showOffline);
   const names = { ready: "Ready", asleep: "Asleep, wakes with the next clip", starting: "Starting", unavailable: "Not ready yet" };
   for (;;) {
     try {
-      const { status } = await readReadiness();
+      const readiness = await readReadiness();
+      const { status } = readiness;
       light.dataset.status = status;
-      say(byId("light-words"), `${names[status]} · ${recipe?.name ?? "studio"}`);
+      setText(byId("light-words"), `${names[status]} · ${recipe?.name ?? "studio"}`);
+      setText(byId("estimate"), estimateWords(readiness) || "\u00a0");
     } catch {
       light.dataset.status = "unavailable";
-      say(byId("light-words"), "Not reachable");
+      setText(byId("light-words"), navigator.onLine ? "Not reachable" : "Offline");
     }
-    await pause(light.dataset.status === "ready" ? READY_CHECK_MS : UNREADY_CHECK_MS);
+    const wait = pause(light.dataset.status === "ready" ? READY_CHECK_MS : UNREADY_CHECK_MS);
+    await Promise.race([wait, nextCheck()]);
   }
+}
+
+/** Resolve when the readiness is worth reading again at once: the browser is online again, or a job has ended. */
+function nextCheck() {
+  return new Promise((resolve) => {
+    addEventListener("online", resolve, { once: true });
+    addEventListener("job-ended", resolve, { once: true });
+  });
 }
 
 async function loadRecipe() {
@@ -132,24 +171,28 @@ async function loadRecipe() {
   }
 }
 
-async function begin() {
+async function main() {
   byId("submit").disabled = true;
   recipe = await loadRecipe();
   showProblem(byId("form-problem"), null);
-  fitForm(recipe);
+  applyRecipe(recipe);
   byId("submit").disabled = false;
   byId("form").addEventListener("submit", onSubmit);
   byId("prompt").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("form").requestSubmit();
   });
   byId("cancel").addEventListener("click", onCancel);
-  byId("again").addEventListener("click", () => send(requestAgain(viewer.job, recipe)));
+  byId("use-prompt").addEventListener("click", () => usePrompt(viewer.job.request.prompt));
+  onSecondClick(byId("delete"), "Delete for good?", () => remove(viewer.job.job_id));
+  byId("again").addEventListener("click", () => send(requestWithNewSeed(viewer.job, recipe)));
   watchReadiness();
-  const unsent = pending();
-  const [newest] = entries();
-  reel.refresh(newest?.jobId);
-  if (unsent) await send(unsent.request, unsent.key);
-  else if (newest) attach(newest.jobId);
+  const pending = readPending();
+  const [newest] = readHistory();
+  historyList.refresh(newest?.jobId);
+  if (pending) await send(pending.request, pending.key);
+  else if (newest) followJob(newest.jobId);
+  else showSample(recipe);
+  if (pending || !newest) delete byId("main").dataset.loading;
 }
 
-begin();
+main();

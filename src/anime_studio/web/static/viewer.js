@@ -1,14 +1,19 @@
-// The picture: what the current job is doing, then its clip, recipe and receipt.
+// The viewer: the current job's progress, then its clip, recipe and receipt.
 
-import { here, readJob } from "./api.js";
-import { byId, el, say, seconds, usd } from "./dom.js";
+import { readJob, sameOriginPath } from "./api.js";
+import { asCurl, asPython } from "./as_code.js";
+import { copyText } from "./copying.js";
+import { byId, el, seconds, setText, usd } from "./dom.js";
 import { isFinal } from "./follow.js";
+import { prefersReducedMotion } from "./motion.js";
 import { showProblem } from "./problems.js";
-import { drawSheet, etaWords, stageWords } from "./sheet.js";
-import { drawSketch } from "./sketch.js";
+import { etaWords, showProgress } from "./progress.js";
+import { hideSample } from "./sample.js";
+import { showSketch } from "./sketch.js";
+import { STAGE_WORDS, stageWords } from "./stages.js";
 
 const STALE_BEFORE_S = 20;
-const RENEW_AT_MOST_EVERY_MS = 2000;
+const MIN_RENEWAL_INTERVAL_MS = 2000;
 
 const SWEPT = { code: "clip_gone", title: "The clip is gone", detail: "It was drawn, kept for a while, and swept" };
 const UNPLAYABLE = { code: "clip_unplayable", title: "This browser cannot play the clip",
@@ -23,45 +28,55 @@ export class Viewer {
     this.renewedAt = -Infinity;
     this.video.addEventListener("error", () => this.renewAfterError());
     byId("copy").addEventListener("click", () => this.copyLink());
+    byId("copy-curl").addEventListener("click", () => copyText(asCurl(this.job), "Copied: the request as a curl command."));
+    byId("copy-python").addEventListener("click", () => copyText(asPython(this.job), "Copied: the request as Python."));
     byId("download").addEventListener("click", (event) => this.download(event));
-    setInterval(() => this.countDown(), 1000);
+    setInterval(() => this.showEta(), 1000);
   }
 
-  /** Show *job* as it stands; called for each of its versions. */
+  /** Show *job*; called for each of its versions. */
   show(job) {
     const isNew = this.job?.job_id !== job.job_id;
     if (!isNew && job.version < this.job.version) return;
     this.job = job;
     this.readAt = performance.now();
     byId("connection").hidden = true;
-    if (isNew) say(byId("link-note"), "");
+    if (isNew) {
+      hideSample();
+      setText(byId("link-note"), "");
+      byId("copy-text").hidden = true;
+    }
     this.showFrame(job, isNew);
-    this.showProgress(job);
-    showProblem(byId("job-problem"), isSwept(job) ? SWEPT : job.error);
+    this.showStage(job);
+    showProblem(byId("job-problem"), isSwept(job) ? SWEPT : job.state === "cancelled" ? null : job.error);
+    showNotes(job.notes);
     byId("actions").hidden = false;
     byId("cancel").hidden = isFinal(job);
     byId("again").hidden = !isFinal(job);
-    byId("copy").hidden = byId("download").hidden = job.clip === null;
-    showPapers(job);
+    for (const id of ["copy", "download", "delete"]) byId(id).hidden = job.clip === null;
+    document.title = titleOf(job);
+    showDetails(job);
   }
 
   showFrame(job, isNew) {
     const frame = byId("frame");
     frame.dataset.shape = job.request.height > job.request.width ? "portrait" : "landscape";
-    frame.dataset.view = job.clip ? "clip" : isFinal(job) ? "ended" : "drawing";
+    frame.dataset.view = job.clip ? "clip" : isFinal(job) ? "ended" : "rendering";
     this.video.hidden = job.clip === null;
     if (job.clip === null) return this.unload();
     byId("download").setAttribute("download", `${job.clip.clip_id}.mp4`);
-    if (isNew || !this.video.hasAttribute("src")) this.load(job.clip);
+    if (isNew || !this.video.src.includes(job.clip.clip_id)) this.load(job.clip);
   }
 
   load(clip, atS = 0) {
-    this.video.poster = here(clip.poster_url);
-    this.video.src = here(clip.url);
-    byId("download").href = here(clip.url);
+    this.video.poster = sameOriginPath(clip.poster_url);
+    this.video.src = sameOriginPath(clip.url);
+    byId("download").href = sameOriginPath(clip.url);
     if (atS > 0) this.video.addEventListener("loadedmetadata", () => (this.video.currentTime = atS), { once: true });
-    this.video.muted = true; // silent anyway; lets the first play begin by itself
-    this.video.play().catch(() => null); // a browser that forbids it shows the poster and its controls
+    this.video.muted = true; // clips are silent; a muted video may start by itself
+    this.video.loop = !prefersReducedMotion();
+    if (prefersReducedMotion()) return; // the poster and the controls wait for the person
+    this.video.play().catch(() => null); // as in a browser that forbids autoplay
   }
 
   unload() {
@@ -71,36 +86,36 @@ export class Viewer {
     this.video.load();
   }
 
-  showProgress(job) {
+  showStage(job) {
     const words = {
-      succeeded: isSwept(job) ? "This clip is gone" : "Your clip is ready", failed: "No clip this time", cancelled: "Stopped",
+      succeeded: isSwept(job) ? "This clip is gone" : "Your clip is ready", failed: "No clip this time", cancelled: "Stopped, as you asked",
     }[job.state] ?? stageWords(job);
-    say(byId("stage"), words);
-    say(byId("announcer"), job.state === "running" && job.stage === "denoise" ? "Drawing" : words);
-    byId("sheet").hidden = isFinal(job) && job.state !== "succeeded";
-    drawSheet(byId("sheet"), job);
-    drawSketch(isFinal(job) ? 1 : job.progress.fraction);
-    this.countDown();
+    setText(byId("stage"), words);
+    setText(byId("announcer"), job.state === "running" && job.stage === "denoise" ? STAGE_WORDS.denoise : words);
+    byId("progress").hidden = isFinal(job) && job.state !== "succeeded";
+    showProgress(byId("progress"), job);
+    showSketch(isFinal(job) ? 1 : job.progress.fraction);
+    this.showEta();
   }
 
-  countDown() {
+  showEta() {
     if (this.job === null) return;
     const etaS = this.job.progress.eta_s;
-    const gone = (performance.now() - this.readAt) / 1000;
-    say(byId("detail"), isFinal(this.job) || etaS === null ? "" : etaWords(Math.max(0, etaS - gone)));
+    const elapsedS = (performance.now() - this.readAt) / 1000;
+    setText(byId("eta"), isFinal(this.job) || etaS === null ? "" : etaWords(Math.max(0, etaS - elapsedS)));
   }
 
-  lost() {
+  showReconnecting() {
     const line = byId("connection");
     line.hidden = false;
-    say(line, "The connection broke. Trying again; the clip goes on being drawn.");
+    setText(line, "The connection broke. Trying again; the clip goes on being drawn.");
   }
 
   linkIsStale() {
     return (performance.now() - this.readAt) / 1000 > this.job.clip.expires_in_s - STALE_BEFORE_S;
   }
 
-  /** The clip with links that are good for a while. */
+  /** The clip with links that are still valid for a while. */
   async freshClip() {
     if (this.linkIsStale()) {
       this.job = await readJob(this.job.job_id);
@@ -109,10 +124,10 @@ export class Viewer {
     return this.job.clip;
   }
 
-  /** A link dies while the page stays open: fetch another and go on where it was. */
+  /** A link expires while the page stays open: get a new one and resume at the same time. */
   async renewAfterError() {
     if (!this.job?.clip) return;
-    if (performance.now() - this.renewedAt < RENEW_AT_MOST_EVERY_MS) return showProblem(byId("job-problem"), UNPLAYABLE);
+    if (performance.now() - this.renewedAt < MIN_RENEWAL_INTERVAL_MS) return showProblem(byId("job-problem"), UNPLAYABLE);
     this.renewedAt = performance.now();
     const atS = this.video.currentTime;
     try {
@@ -126,10 +141,10 @@ export class Viewer {
   async copyLink() {
     try {
       const clip = await this.freshClip();
-      await navigator.clipboard.writeText(new URL(here(clip.url), document.baseURI).href);
-      say(byId("link-note"), `Link copied. It is good for ${seconds(clip.expires_in_s)}.`);
-    } catch (error) {
-      say(byId("link-note"), `The link could not be copied: ${error.message}. Use Download, or the video's own menu.`);
+      const link = new URL(sameOriginPath(clip.url), document.baseURI).href;
+      await copyText(link, `Link copied. It is good for ${seconds(clip.expires_in_s)}.`);
+    } catch (problem) {
+      showProblem(byId("job-problem"), problem);
     }
   }
 
@@ -138,14 +153,27 @@ export class Viewer {
     event.preventDefault();
     const clip = await this.freshClip().catch((problem) => showProblem(byId("job-problem"), problem));
     if (!clip) return;
-    event.target.href = here(clip.url);
+    event.target.href = sameOriginPath(clip.url);
     event.target.click();
   }
 }
 
-function showPapers(job) {
+/** The tab's title: how far the clip is, and when it is ready. */
+function titleOf(job) {
+  if (!isFinal(job)) return `${Math.round(job.progress.fraction * 100)} % · anime-studio`;
+  if (job.state === "succeeded") return isSwept(job) ? "anime-studio" : "Ready · anime-studio";
+  return job.state === "failed" ? "No clip · anime-studio" : "anime-studio";
+}
+
+function showNotes(notes) {
+  const list = byId("notes");
+  list.hidden = notes.length === 0;
+  list.replaceChildren(...notes.map(({ code, detail }) => el("li", { "data-code": code }, `${detail}.`)));
+}
+
+function showDetails(job) {
   const { request, timings, cost, start_kind: startKind, clip } = job;
-  byId("papers").hidden = false;
+  byId("job-details").hidden = false;
   fill(byId("recipe"), [
     ["Prompt", request.prompt],
     request.prompt_used !== request.prompt && ["As drawn", request.prompt_used],
@@ -158,17 +186,17 @@ function showPapers(job) {
     ["Recipe", `${request.recipe} @ ${request.model_revision.slice(0, 12)}`],
   ]);
   fill(byId("receipt"), [
-    ["Waited", seconds(timings.queue_s)],
-    ["Worker ready", `${seconds(timings.start_s)}${startKind ? ` ${startKind}` : ""}`],
-    ["Text", seconds(timings.text_s)],
-    ["Drawing", seconds(timings.denoise_s)],
-    ["Developing", seconds(timings.decode_s)],
-    ["Storing", seconds(timings.store_s)],
-    ["In all", seconds(timings.total_s), "total"],
+    [STAGE_WORDS.queue, seconds(timings.queue_s)],
+    [STAGE_WORDS.start, `${seconds(timings.start_s)}${startKind ? ` ${startKind}` : ""}`],
+    [STAGE_WORDS.text, seconds(timings.text_s)],
+    [STAGE_WORDS.denoise, seconds(timings.denoise_s)],
+    [STAGE_WORDS.decode, seconds(timings.decode_s)],
+    [STAGE_WORDS.store, seconds(timings.store_s)],
+    [STAGE_WORDS.total, seconds(timings.total_s), "total"],
     clip && ["File", `${(clip.size_bytes / 1e6).toFixed(2)} MB`],
     ["Cost", cost ? usd(cost.usd) : "–"],
   ]);
-  say(byId("basis"), cost?.basis ?? "");
+  setText(byId("basis"), cost?.basis ?? "");
 }
 
 function fill(list, rows) {

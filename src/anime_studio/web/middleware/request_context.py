@@ -1,8 +1,8 @@
-"""Around every request: its ids, its log line, its measure, and an answer when code fails.
+"""The context of each request: its ids, its log line, its metrics, and a 500 when code fails.
 
-Pure ASGI, because values bound in FastAPI's `http` middleware are invisible to the
-endpoint (fastapi/fastapi #4696). The log line names the route's template, never the
-path or the query: a clip link's signature opens the clip.
+Pure ASGI, because an endpoint does not see the values that FastAPI's `http` middleware binds
+(fastapi/fastapi #4696). The log line names the route's template, never the path or the query:
+the signature in a clip's link opens the clip.
 """
 
 from __future__ import annotations
@@ -16,19 +16,13 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from anime_studio.core.errors import AnimeStudioError
+from anime_studio.telemetry import LogEvent
 from anime_studio.web.metrics import Metrics
 from anime_studio.web.problems import answer as problem_answer
-from anime_studio.web.trace import RequestContext, read_context
-
-REQUEST_ANSWERED: Final = "request.answered"
-"""One per request, when its answer is complete."""
-REQUEST_CUT: Final = "request.cut"
-"""An answer that could not be sent to its end."""
-REQUEST_FAILED: Final = "request.failed"
-"""An exception that nobody expected, with its traceback."""
+from anime_studio.web.request_ids import RequestContext, read_context
 
 GENERATE_ROUTES: Final = frozenset({("POST", "/generate"), ("POST", "/v1/videos")})
-"""Where an error answer is a refused job."""
+"""An error answer of these is a refused job."""
 UNMATCHED: Final = "(unmatched)"
 CLIENT_CLOSED_REQUEST: Final = 499
 """Logged when the caller left before the answer began; nginx's number for it."""
@@ -40,7 +34,7 @@ SECURITY_HEADERS: Final = {
 }
 """For answers that set none themselves."""
 DATA_POLICY: Final = "default-src 'none'; frame-ancestors 'none'"
-"""Content-Security-Policy of all that is no page; pages set their own."""
+"""Content-Security-Policy of every answer that is not a page; pages set their own."""
 
 _log = structlog.get_logger(__name__)
 
@@ -52,7 +46,7 @@ def context_of(request: Request) -> RequestContext:
 
 
 class ContextMiddleware:
-    """Outermost of our middleware."""
+    """The outermost middleware of the application."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -71,49 +65,49 @@ class ContextMiddleware:
         if context.trace_id is not None:
             structlog.contextvars.bind_contextvars(trace_id=context.trace_id)
         answer = _Answer(send, context)
-        begun = time.perf_counter()
+        started = time.perf_counter()
         try:
             await self._serve(scope, receive, answer)
         finally:
-            self._conclude(scope, headers, answer, time.perf_counter() - begun)
+            self._record(scope, headers, answer, time.perf_counter() - started)
 
     async def _serve(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         try:
             await self._app(scope, receive, answer)
         except Exception as error:
             if answer.started and isinstance(error, OSError):
-                # Most often the caller hung up while the body was on its way: its right, and no fault of ours.
-                _log.warning(REQUEST_CUT, route=_route_of(scope), error=repr(error))
+                # Most often the caller disconnected while the body was sent. That is no fault of the server.
+                _log.warning(LogEvent.REQUEST_CUT, route=_route_of(scope), error=repr(error))
                 return
-            _log.exception(REQUEST_FAILED, method=scope["method"], route=_route_of(scope))
+            _log.exception(LogEvent.REQUEST_FAILED, method=scope["method"], route=_route_of(scope))
             if answer.started:
                 raise  # too late for a status; the server must cut the connection
-            told = AnimeStudioError("an unexpected error; it was logged under this request id")
-            problem = told.problem(answer.context.request_id)
+            internal = AnimeStudioError("an unexpected error; it was logged under this request id")
+            problem = internal.problem(answer.context.request_id)
             await problem_answer(Request(scope), problem)(scope, receive, answer)
 
-    def _conclude(self, scope: Scope, headers: Headers, answer: _Answer, duration_s: float) -> None:
+    def _record(self, scope: Scope, headers: Headers, answer: _Answer, duration_s: float) -> None:
         route = _route_of(scope)
         status = answer.status or CLIENT_CLOSED_REQUEST
         self._metrics.observe_http(scope["method"], route, status, duration_s)
-        told = {"range": headers["range"][:100]} if "range" in headers else {}
+        extra = {"range": headers["range"][:100]} if "range" in headers else {}
         if code := scope["state"].get("error_code"):
-            told["error_code"] = code
+            extra["error_code"] = code
             if (scope["method"], route) in GENERATE_ROUTES:
                 self._metrics.count_refusal(code)
         _log.info(
-            REQUEST_ANSWERED,
+            LogEvent.REQUEST_ANSWERED,
             method=scope["method"],
             route=route,
             status=status,
             duration_s=round(duration_s, 6),
             bytes_sent=answer.bytes_sent,
-            **told,
+            **extra,
         )
 
 
 class _Answer:
-    """`send`, with the ids and safe defaults added, and what was sent counted."""
+    """`send`, which adds ids and security headers and counts the bytes."""
 
     def __init__(self, send: Send, context: RequestContext) -> None:
         self._send = send

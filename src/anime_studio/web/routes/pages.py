@@ -1,7 +1,7 @@
 """The pages and their files: plain HTML, CSS and ES modules, served by the app itself.
 
-Every page has a Content-Security-Policy that allows nothing inline and nothing from elsewhere.
-Files are few and small, so they are read once and served from memory with a strong ETag.
+Every page has a Content-Security-Policy that allows nothing inline and nothing from other origins.
+The files are few and small, so they are read once and served from memory with a strong ETag.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from fastapi import APIRouter, HTTPException, Request, Response
 
 router = APIRouter(include_in_schema=False)
 
-_STATIC: Final = Path(__file__).parent / "static"
+_STATIC: Final = Path(__file__).parents[1] / "static"
 _MEDIA_TYPES: Final = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".webp": "image/webp",
+    ".mp4": "video/mp4",
 }
 
 

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says about answers and headers that FastAPI cannot see."""
+"""Answers and headers for the OpenAPI document that FastAPI cannot derive."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ _CONTEXT_PARAMETERS: Final = [
 
 
 def complete(document: dict[str, Any]) -> dict[str, Any]:
-    """Add what every route shares, and take out FastAPI's own form of errors, which we never send."""
+    """Add what every route shares, and remove FastAPI's own error schema, which is never sent."""
     for operation in (operation for methods in document["paths"].values() for operation in methods.values()):
         operation["parameters"] = [*operation.get("parameters", []), *_CONTEXT_PARAMETERS]
         answers = operation["responses"]

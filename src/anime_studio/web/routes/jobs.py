@@ -1,4 +1,4 @@
-"""`/jobs/{job_id}`: read, follow and cancel. Whoever knows the id owns the job."""
+"""`/jobs/{job_id}`: read, follow and cancel a job. Whoever knows its id owns it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from anime_studio.core.errors import AnimeStudioError
 from anime_studio.core.studio import Studio
 from anime_studio.web.deps import BaseUrl, JobId, OptionsDep, StudioDep
-from anime_studio.web.describe import RETRY_AFTER, problems
-from anime_studio.web.generate import poll_after_s
+from anime_studio.web.openapi_extras import RETRY_AFTER, problems
+from anime_studio.web.routes.generate import poll_after_s
 from common.schemas import Job
 
 router = APIRouter(tags=["jobs"])
@@ -108,13 +108,13 @@ async def follow_job(
     after = _version(last_event_id, default=after)
     job = await studio.get(job_id)
     if job.state.final and job.version <= after:
-        # A browser reconnects when a stream ends; only 204 tells it to stop (HTML, 9.2.3).
+        # A browser reconnects when a stream ends; only 204 makes it stop (WHATWG HTML, 9.2.3).
         return Response(status_code=204)
     return EventSourceResponse(
         _events(studio, job_id, after, base_url),
         ping=options.heartbeat_s,
         ping_message_factory=lambda: ServerSentEvent(comment="still here"),
-        shutdown_grace_period=5,  # a stopping server ends `follow`: time to end the stream whole, not cut
+        shutdown_grace_period=5,  # a stopping server ends `follow`; the stream then ends in good order
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
 

@@ -1,10 +1,10 @@
-"""`/outputs/{clip_id}`: the bytes behind a signed link, for players.
+"""`/outputs/{clip_id}`: the files of a clip behind a signed link, for players.
 
-Order of checks: syntax, signature, expiry, existence; an unsigned caller learns nothing of
-which ids exist. Starlette's `FileResponse` does 206, multipart, If-Range and HEAD; what is
-ours: the ETag, 304, and reading `Range` as RFC 9110 asks (section 14.2: what is not
-understood is ignored, ranges past the end are dropped, 416 only when none is left).
-A HEAD with `Range` answers as its GET would, like S3 and nginx: players probe so.
+The checks come in this order: syntax, signature, expiry, existence. So a caller without a
+signature cannot learn which ids exist. Starlette's `FileResponse` answers 206, multipart,
+If-Range and HEAD. This module adds the ETag, 304, and `Range` as RFC 9110 defines it (section
+14.2: an invalid header is ignored, ranges past the end are dropped, 416 only when none is left).
+A HEAD with `Range` is answered as its GET, as S3 and nginx do, because players probe with it.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from anime_studio.core.errors import ClipGoneError, ClipUrlError
 from anime_studio.core.jobs import Asset, ClipFile
 from anime_studio.core.signing import ClipLink
 from anime_studio.core.studio import Studio
-from anime_studio.web.context import context_of
 from anime_studio.web.deps import MetricsDep, StudioDep
-from anime_studio.web.describe import header, problems
 from anime_studio.web.metrics import Metrics
+from anime_studio.web.middleware.request_context import context_of
+from anime_studio.web.openapi_extras import header, problems
 from anime_studio.web.problems import answer, status_problem
 from anime_studio.web.ranges import RangeNotSatisfiableError, matches_etag, satisfiable
 from common.schemas import CLIP_ID_PATTERN
@@ -35,7 +35,7 @@ router = APIRouter(tags=["clips"])
 
 LONGEST_CACHE_S = 3600
 
-# The signature is the permission, not the page that plays the clip: any origin may read.
+# The signature is the permission, whichever page plays the clip: any origin may read.
 _CORS: Final = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Expose-Headers": "Accept-Ranges, Content-Length, Content-Range, ETag, X-Request-ID",
@@ -47,6 +47,13 @@ _PREFLIGHT: Final = {
     "Access-Control-Allow-Headers": "Range, If-Range, If-None-Match, X-Request-ID, traceparent",
     "Access-Control-Max-Age": "86400",
 }
+
+
+class _ClipResponse(FileResponse):
+    """Each chunk costs a turn through the thread pool; Starlette's own chunks have 64 KiB."""
+
+    chunk_size = 256 * 1024
+
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Coroutine[Any, Any, Response]])
 
@@ -60,7 +67,7 @@ ClipId = Annotated[
 ]
 
 
-def _describe_query(
+async def _describe_query(
     expires: Annotated[
         str | None,
         Query(
@@ -86,7 +93,7 @@ def _describe_query(
         ),
     ] = None,
 ) -> None:
-    """Nothing: the signer reads the raw query, to see duplicates; this tells the OpenAPI document."""
+    """Describe the query in the OpenAPI document; the signer reads the raw query, to see duplicates."""
 
 
 def _file_answers(media_type: str) -> dict[int | str, dict[str, Any]]:
@@ -116,7 +123,7 @@ async def _preflight() -> Response:
 
 
 def _serves(path: str, asset: Asset) -> Callable[[Endpoint], Endpoint]:
-    """Serve GET and HEAD of *path*; FastAPI adds no HEAD of its own."""
+    """Serve GET and HEAD of *path*; FastAPI adds no HEAD by itself."""
 
     def register(endpoint: Endpoint) -> Endpoint:
         for method in (router.get, router.head):
@@ -191,12 +198,12 @@ async def _answer_with(
         return "not_modified", Response(status_code=304, headers=headers)
     stat = await _stat(file, link)
     try:
-        has_range = _keep_satisfiable_ranges(request, file.size_bytes, headers["ETag"])
+        has_range = _drop_unsatisfiable_ranges(request, file.size_bytes, headers["ETag"])
     except RangeNotSatisfiableError:
         detail = f"the file has {file.size_bytes} bytes; none of the ranges asked for lies within it"
         problem = status_problem(416, detail, context_of(request).request_id)
         return problem.code, answer(request, problem, _CORS | {"Content-Range": f"bytes */{file.size_bytes}"})
-    return "part" if has_range else "whole", FileResponse(
+    return "part" if has_range else "whole", _ClipResponse(
         file.path,
         headers=headers,
         media_type=file.content_type,
@@ -218,20 +225,20 @@ async def _stat(file: ClipFile, link: ClipLink) -> os.stat_result:
     return stat
 
 
-def _keep_satisfiable_ranges(request: Request, size_bytes: int, etag: str) -> bool:
-    """Rewrite `Range` for `FileResponse`, which reads it from the scope; return whether one is left."""
-    asked = request.headers.get("range")
-    if asked is None:
+def _drop_unsatisfiable_ranges(request: Request, size_bytes: int, etag: str) -> bool:
+    """Rewrite `Range` in the scope, where `FileResponse` reads it; return whether a range is left."""
+    value = request.headers.get("range")
+    if value is None:
         return False
     # If-Range takes a strong ETag only: our Last-Modified is the time of one container's copy.
     fresh = request.headers.get("if-range", etag) == etag
-    kept = satisfiable(asked, size_bytes) if fresh else None
-    others = [(name, value) for name, value in request.scope["headers"] if name != b"range"]
-    request.scope["headers"] = others if kept is None else [*others, (b"range", kept.encode())]
-    return kept is not None
+    ranges = satisfiable(value, size_bytes) if fresh else None
+    headers = [header for header in request.scope["headers"] if header[0] != b"range"]
+    request.scope["headers"] = headers if ranges is None else [*headers, (b"range", ranges.encode())]
+    return ranges is not None
 
 
 def _headers(file: ClipFile, remaining_s: int) -> dict[str, str]:
-    # A clip id never names other bytes, so a copy stays right; it may only not outlive its link.
+    # A clip's bytes never change, so a copy stays valid; but it must not outlive its link.
     max_age_s = max(0, min(remaining_s, LONGEST_CACHE_S))
     return _CORS | {"ETag": f'"{file.sha256}"', "Cache-Control": f"private, max-age={max_age_s}, immutable"}

@@ -6,9 +6,10 @@ Source: https://www.w3.org/TR/trace-context/ sections 3.2.2 and 4.3.
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from anime_studio.core.ids import new_request_id
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?", re.ASCII)
@@ -36,7 +37,7 @@ def read_context(request_ids: Sequence[str], traceparents: Sequence[str]) -> Req
     """
     request_id = request_ids[0] if len(request_ids) == 1 else ""
     if not _REQUEST_ID.fullmatch(request_id):
-        request_id = f"r_{secrets.token_hex(16)}"
+        request_id = new_request_id()
     traceparent = traceparents[0] if len(traceparents) == 1 else ""
     return RequestContext(request_id, traceparent if _is_traceparent(traceparent) else None)
 

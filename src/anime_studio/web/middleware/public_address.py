@@ -1,8 +1,8 @@
-"""Links that are right behind Modal's proxy, whatever a container sees of the outer address.
+"""Correct links behind Modal's proxy.
 
-A clip's link must name an address that the caller can open. Which scheme and host reach a container is not
-documented, so a request is taken to have come to the known public address that its `Host` names, else to the
-first one; `request.base_url` and with it every link follows.
+A clip's link must name an address that the caller can open. Modal does not document which scheme
+and host reach a container. So each request gets the scheme and host of the public address that its
+`Host` names, or else of the first public address; `request.base_url` and every link follow them.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class PublicAddressMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
         if scope["type"] == "http" and (addresses := self._addresses()):
-            scope = _as_if_sent_to(addresses, scope)
+            scope = _sent_to(addresses, scope)
         await self._app(scope, receive, send)
 
 
-def _as_if_sent_to(addresses: Sequence[str], scope: Scope) -> Scope:
-    asked = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
+def _sent_to(addresses: Sequence[str], scope: Scope) -> Scope:
+    host = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
     known = {urlsplit(address).netloc: address for address in addresses}
-    public = urlsplit(known.get(asked, addresses[0]))
+    public = urlsplit(known.get(host, addresses[0]))
     others = [(name, value) for name, value in scope["headers"] if name != b"host"]
     return {**scope, "scheme": public.scheme, "headers": [(b"host", public.netloc.encode()), *others]}

@@ -1,31 +1,29 @@
-"""OpenAI's video vocabulary, and how our jobs and errors read in it.
+"""The bodies of `/v1/videos`: OpenAI's names and values, plus fields of our own in a request.
 
-Source of names and values: the `openai` Python package 3.54, `types/video*.py` and
-`resources/videos.py`. Times are whole Unix seconds and `seconds` is a string there.
+Source: the `openai` Python package 3.54, `types/video*.py` and `resources/videos.py`. Times are
+whole Unix seconds there, and `seconds` is a string.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from anime_studio.core.recipes import Recipe
-from common.schemas import CHANNEL_PATTERN, SEED_MAX, GenerateRequest, Job, JobState, Problem, Resolution
+from common.schemas import CHANNEL_PATTERN, SEED_MAX
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
 
-_STATUS: dict[JobState, Status] = {
-    JobState.QUEUED: "queued",
-    JobState.RUNNING: "in_progress",
-    JobState.SUCCEEDED: "completed",
-    JobState.FAILED: "failed",
-    JobState.CANCELLED: "failed",
-}
 
+class Answer(BaseModel):
+    """Base of all answers."""
 
-class _Answer(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+def _text_of_number(value: Any) -> Any:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{value:g}" if is_number else value
 
 
 class VideoRequest(BaseModel):
@@ -40,10 +38,13 @@ class VideoRequest(BaseModel):
     ] = None
     seconds: Annotated[
         str | None,
+        BeforeValidator(_text_of_number),
         Field(
             pattern=r"^[0-9]{1,2}(\.[0-9]{1,3})?$",
-            description="Clip length as a string; the recipe bounds it. Frames follow from it here.",
+            description="Clip length, as a string or a number; the recipe bounds it. Frames follow from it here. "
+            "4, 8 and 12, the values of OpenAI's types, become the nearest legal length where the deployment allows it.",
             examples=["5"],
+            json_schema_extra={"type": ["string", "number"]},
         ),
     ] = None
     size: Annotated[
@@ -62,14 +63,14 @@ class VideoRequest(BaseModel):
     ] = None
 
 
-class VideoError(_Answer):
+class VideoError(Answer):
     """Why a video failed."""
 
     code: Annotated[str, Field(description="Stable name.", examples=["worker_died"])]
     message: Annotated[str, Field(description="What happened and what to do.")]
 
 
-class Video(_Answer):
+class Video(Answer):
     """A job in OpenAI's words; `id` is the job id, its owner's capability."""
 
     id: Annotated[str, Field(description="The job id.", examples=["j_" + "0" * 32])]
@@ -89,7 +90,7 @@ class Video(_Answer):
     remixed_from_video_id: Annotated[str | None, Field(description="Always null.", examples=[None])] = None
 
 
-class VideoList(_Answer):
+class VideoList(Answer):
     """Videos of the ids that the caller named."""
 
     object: Literal["list"] = "list"
@@ -99,7 +100,7 @@ class VideoList(_Answer):
     has_more: Annotated[bool, Field(description="Whether more follow.", examples=[False])]
 
 
-class VideoDeleted(_Answer):
+class VideoDeleted(Answer):
     """What became of a deletion."""
 
     id: Annotated[str, Field(description="The job id.", examples=["j_" + "0" * 32])]
@@ -107,7 +108,25 @@ class VideoDeleted(_Answer):
     deleted: Annotated[bool, Field(description="False: it still runs; delete it again once it stopped.")]
 
 
-class ErrorBody(_Answer):
+class ModelCard(Answer):
+    """A model that this deployment offers: its recipe."""
+
+    id: Annotated[str, Field(description="The recipe's name.", examples=["fastwan-3step"])]
+    object: Literal["model"] = "model"
+    created: Annotated[
+        int, Field(description="Unix seconds; when this server started.", examples=[1795464000])
+    ]
+    owned_by: Literal["anime-studio"] = "anime-studio"
+
+
+class ModelList(Answer):
+    """The models of this deployment: one."""
+
+    object: Literal["list"] = "list"
+    data: Annotated[list[ModelCard], Field(description="The recipe.")]
+
+
+class ErrorBody(Answer):
     """What went wrong."""
 
     message: Annotated[str, Field(description="What happened and what to do.")]
@@ -116,56 +135,7 @@ class ErrorBody(_Answer):
     code: Annotated[str, Field(description="Our stable code.", examples=["queue_full"])]
 
 
-class ErrorEnvelope(_Answer):
+class ErrorEnvelope(Answer):
     """OpenAI's error body."""
 
     error: ErrorBody
-
-
-def video_of(job: Job) -> Video:
-    """Return *job* in OpenAI's words."""
-    succeeded = job.state is JobState.SUCCEEDED
-    return Video(
-        id=job.job_id,
-        model=job.request.recipe,
-        status=_STATUS[job.state],
-        progress=100 if succeeded else min(99, round(job.progress.fraction * 100)),
-        created_at=int(job.created_at.timestamp()),
-        completed_at=int(job.finished_at.timestamp()) if succeeded and job.finished_at else None,
-        prompt=job.request.prompt,
-        seconds=f"{job.request.duration:g}",
-        size=f"{job.request.width}x{job.request.height}",
-        error=None if job.error is None else VideoError(code=job.error.code, message=job.error.detail),
-    )
-
-
-def request_of(video: VideoRequest, recipe: Recipe) -> GenerateRequest:
-    """Return what *video* asks for in our words.
-
-    Raises:
-        ValueError: The model or size is not one of this deployment; the message says which are.
-        pydantic.ValidationError: A field is out of bounds.
-    """
-    if video.model not in (None, recipe.name):
-        raise ValueError(f"model: this deployment draws with {recipe.name!r}; send that or leave it out")
-    fields = video.model_dump(exclude_none=True, exclude={"model", "seconds", "size"})
-    if video.seconds is not None:
-        fields["duration"] = float(video.seconds)
-    if video.size is not None:
-        fields["resolution"] = _resolution(video.size, recipe)
-    return GenerateRequest.model_validate(fields | {"source": "openai"})
-
-
-def envelope(problem: Problem, param: str | None = None) -> ErrorEnvelope:
-    """Return *problem* as OpenAI's error body."""
-    kind = "invalid_request_error" if problem.status < 500 else "server_error"
-    if problem.status == 429:
-        kind = "rate_limit_error"
-    return ErrorEnvelope(error=ErrorBody(message=problem.detail, type=kind, param=param, code=problem.code))
-
-
-def _resolution(size: str, recipe: Recipe) -> Resolution:
-    by_size = {f"{width}x{height}": name for name in recipe.native_sizes for width, height in [name.size]}
-    if size not in by_size:
-        raise ValueError(f"size: {size!r} is not drawn by {recipe.name}; it draws: {', '.join(by_size)}")
-    return by_size[size]

@@ -1,7 +1,7 @@
-"""`/status`: the operator's view, as a page or as JSON; `/warm`; `/recipe`: what this deployment draws.
+"""`/status`: the operator's view, as a page or as JSON; `/warm`; `/recipe`: the deployment's recipe.
 
-Everything is read from job records, so every process of a deployment tells the same, save for
-client signals, which are those that reached this process.
+All numbers come from job records, so every process of a deployment answers with the same ones,
+except for client signals: each process counts those that reached it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from anime_studio.core.show import recipe_card, summarise
-from anime_studio.web.body import refuse_other_sites
-from anime_studio.web.deps import MetricsDep, OptionsDep, StudioDep
-from anime_studio.web.describe import problems
-from anime_studio.web.pages import page_response
+from anime_studio.web.deps import MetricsDep, OptionsDep, StudioDep, refuse_other_sites
+from anime_studio.web.openapi_extras import problems
+from anime_studio.web.routes.pages import page_response
 from common.schemas import Readiness
 from common.show import RecipeCard, ShowStatus
 
@@ -59,8 +58,9 @@ async def status(
         limit=MOST_JOBS,
         readiness=await studio.readiness(),
         budget_usd_per_clip=studio.policy.budget_usd_per_clip,
-        signals=metrics.signals_since(now - window),
+        signals=metrics.signals_within(window_s),
         recipe=options.recipe,
+        decoder=studio.policy.decoder,
         version=options.version,
         uptime_s=round(time.monotonic() - request.app.state.begun_s, 3),
         list_jobs=jobs,
@@ -84,7 +84,7 @@ async def warm(studio: StudioDep) -> Readiness:
 @router.get("/recipe", summary="What this deployment draws", responses=problems(500))
 async def recipe(studio: StudioDep) -> RecipeCard:
     """Return the recipe's sizes and bounds, all that a form or a bot needs to ask well."""
-    return recipe_card(studio.recipe, studio.model_revision)
+    return recipe_card(studio.recipe)
 
 
 def _prefers_html(accept: str) -> bool:

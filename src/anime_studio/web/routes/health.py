@@ -1,4 +1,4 @@
-"""Is the process up, would a job be drawn, and what has it counted."""
+"""`/health`: is the process up; `/ready`: would a job be rendered; `/metrics`: what has it counted."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
-from anime_studio.core.studio import why_unready
+from anime_studio.core.errors import ReportedError
 from anime_studio.web.deps import MetricsDep, OptionsDep, StudioDep
-from anime_studio.web.describe import problems
+from anime_studio.web.openapi_extras import problems
 from common.schemas import Health, Readiness
 
 router = APIRouter(tags=["operation"])
@@ -43,10 +43,8 @@ async def health(request: Request, options: OptionsDep) -> Response:
 async def ready(studio: StudioDep) -> Response:
     """Answer 200 once a worker can take work, else 503 with the reason and the command that mends it."""
     readiness = await studio.readiness()
-    if not readiness.ready:
-        error = why_unready(readiness)
-        error.retry_after_s = RETRY_WHEN_UNREADY_S
-        raise error
+    if readiness.problem is not None:
+        raise ReportedError(readiness.problem, retry_after_s=RETRY_WHEN_UNREADY_S)
     return JSONResponse(readiness.model_dump(mode="json"))
 
 

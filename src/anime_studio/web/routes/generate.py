@@ -1,9 +1,8 @@
 """`POST /generate`: accept a prompt, wait a bounded time, answer with the job.
 
-200 carries a job that has ended, however it ended: the request was served, and a job that
-failed says so in `state` and `error`, the same record that `GET /jobs/{job_id}` shows.
-202 carries a job that goes on; the caller polls or follows it. Error statuses mean that
-no job was made. A caller that hangs up ends the wait, never the job.
+200 carries a job that has ended, also one that failed: its `state` and `error` say so, as in
+`GET /jobs/{job_id}`. 202 carries a job that has not ended; the caller polls or follows it. An
+error status means that no job was created. A caller that disconnects ends the wait, not the job.
 """
 
 from __future__ import annotations
@@ -20,10 +19,9 @@ from fastapi.responses import JSONResponse
 from anime_studio.core.errors import InvalidRequestError
 from anime_studio.core.jobs import JobRecord
 from anime_studio.core.studio import Caller, Studio
-from anime_studio.web.body import require_json
-from anime_studio.web.context import context_of
-from anime_studio.web.deps import BaseUrl, OptionsDep, StudioDep
-from anime_studio.web.describe import JOB_ACCEPTED, JOB_ENDED, PREFERENCE_APPLIED, problems
+from anime_studio.web.deps import BaseUrl, OptionsDep, StudioDep, require_json
+from anime_studio.web.middleware.request_context import context_of
+from anime_studio.web.openapi_extras import JOB_ACCEPTED, JOB_ENDED, PREFERENCE_APPLIED, problems
 from anime_studio.web.prefer import Preference, read_preference
 from common.schemas import GenerateRequest, Job
 
@@ -33,7 +31,7 @@ _IDEMPOTENCY_KEY: Final = re.compile(r'"?([A-Za-z0-9._:~+/=-]{1,128})"?', re.ASC
 _SOONEST_POLL_S, _USUAL_POLL_S, _LATEST_POLL_S = 1.0, 2.0, 30.0
 
 
-def idempotency_key(
+async def idempotency_key(
     request: Request,
     _described: Annotated[
         str | None,
@@ -62,7 +60,7 @@ def idempotency_key(
     return match[1]
 
 
-def preference(
+async def preference(
     request: Request,
     _described: Annotated[
         str | None,
@@ -115,31 +113,31 @@ async def generate(
 
 async def _wait_while_connected(request: Request, studio: Studio, job: JobRecord, wait_s: float) -> JobRecord:
     ended = asyncio.create_task(studio.wait(job.job_id, wait_s))
-    hung_up = asyncio.create_task(_hang_up(request))
+    disconnected = asyncio.create_task(_disconnect(request))
     try:
-        await asyncio.wait((ended, hung_up), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((ended, disconnected), return_when=asyncio.FIRST_COMPLETED)
         return ended.result() if ended.done() else job
     finally:
-        for task in (ended, hung_up):
+        for task in (ended, disconnected):
             task.cancel()
-        await asyncio.gather(ended, hung_up, return_exceptions=True)
+        await asyncio.gather(ended, disconnected, return_exceptions=True)
 
 
-async def _hang_up(request: Request) -> None:
+async def _disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 async def _job_answer(studio: Studio, job: JobRecord, base_url: str, applied: str | None) -> Response:
-    shown = await studio.present(job, base_url)
+    body = await studio.present(job, base_url)
     headers = {} if applied is None else {"Preference-Applied": applied}
     if not job.state.final:
-        headers["Location"] = shown.links.self
-        headers["Retry-After"] = str(poll_after_s(shown))
-    return JSONResponse(shown.model_dump(mode="json"), 200 if job.state.final else 202, headers)
+        headers["Location"] = body.links.self
+        headers["Retry-After"] = str(poll_after_s(body))
+    return JSONResponse(body.model_dump(mode="json"), 200 if job.state.final else 202, headers)
 
 
 def poll_after_s(job: Job) -> int:
-    """Return whole seconds after which another look at *job* is worth it."""
+    """Return the whole seconds after which the caller should poll *job* again."""
     eta_s = _USUAL_POLL_S if job.progress.eta_s is None else job.progress.eta_s
     return math.ceil(min(max(eta_s, _SOONEST_POLL_S), _LATEST_POLL_S))
