@@ -1,0 +1,77 @@
+"""Whether the Volume `anime-models` holds a recipe's and a decoder's weights, asked through the client, without a mount."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import modal
+
+from anime_studio.checkpoints.decoders import relative_folder
+from anime_studio.checkpoints.manifest import COMPLETE
+from anime_studio.checkpoints.store import weights_missing
+from anime_studio.core.decoders import PUBLISHED, Decoder
+from anime_studio.core.errors import StorageError, WeightsMissingError
+from anime_studio.core.recipes import DEMO, Recipe
+from anime_studio.on_modal.errors import client_errors
+from anime_studio.on_modal.settings import SETUP_COMMAND
+
+
+class VolumeWeights:
+    """Asks until the weights are there, and then no more, because a complete folder is never changed."""
+
+    def __init__(
+        self,
+        volume: modal.Volume,
+        recipe: Recipe,
+        decoder: Decoder = Decoder.FULL,
+        *,
+        volume_name: str,
+    ) -> None:
+        """Store what the methods need.
+
+        Args:
+            volume: Where checkpoints are stored.
+            recipe: Whose weights.
+            decoder: What decodes.
+            volume_name: For messages.
+        """
+        self._volume = volume
+        self._recipe = recipe
+        self._decoder = decoder
+        self._volume_name = volume_name
+        self._missing = [] if recipe is DEMO else [recipe.checkpoint_name]
+        if decoder is not Decoder.FULL:
+            self._missing.append(relative_folder(PUBLISHED[decoder]).as_posix())
+
+    async def require(self) -> None:
+        """Return if the weights are there.
+
+        Raises:
+            WeightsMissingError: They are not there; `command` fetches them.
+            StorageError: The Volume cannot be asked.
+        """
+        while self._missing:
+            if not await self._is_there(self._missing[0]):
+                raise setup_needed(self._recipe, self._decoder, f"{self._volume_name}:/{self._missing[0]}")
+            self._missing.pop(0)
+
+    async def _is_there(self, folder: str) -> bool:
+        with client_errors(StorageError, f"the Volume {self._volume_name} cannot be listed"):
+            try:
+                entries = [entry async for entry in self._volume.iterdir.aio(folder, recursive=True)]
+            except (FileNotFoundError, modal.exception.NotFoundError):
+                return False
+        complete = [Path(entry.path) for entry in entries if Path(entry.path).name == COMPLETE]
+        if folder != self._recipe.checkpoint_name or self._recipe.revision == "main":
+            return bool(complete)
+        return any(path.parent.name == self._recipe.revision for path in complete)
+
+
+def setup_needed(recipe: Recipe, decoder: Decoder, where: str) -> WeightsMissingError:
+    """Return the error that says that weights are not *where*, and the `setup` that fetches all that are needed."""
+    command = f"{SETUP_COMMAND} --recipe {recipe.name}"
+    if decoder is Decoder.FULL:
+        return weights_missing(f"recipe {recipe.name}", where, command)
+    return weights_missing(
+        f"recipe {recipe.name} with decoder {decoder}", where, f"{command} --decoder {decoder}"
+    )
