@@ -1,11 +1,10 @@
-"""The Modal app `anime-studio`: a GPU class that draws, a web function that serves, and two that keep house.
+"""The Modal app `anime-studio`: the classes `Generator` on a GPU and `TextEncoder` on a CPU, and three functions.
 
-A composition root and nothing more: what happens inside is in `generator`, `worker`, `web` and `storage`, the
-same as on a laptop wherever it can be. Every container imports this module, so all that stands at its top is
-light and in both images. Deploy it with `anime-studio deploy`, or
-`modal deploy -m anime_studio.modal_app`, or `modal deploy src/anime_studio/modal_app.py`.
+This is a composition root and nothing more: the code it puts together is in `on_modal`, `job_runner`, `engine` and
+`web`. Every container imports this module, so the imports at its top are light and both images have them. Deploy it
+with `anime-studio deploy`, `modal deploy -m anime_studio.modal_app`, or `modal deploy src/anime_studio/modal_app.py`.
 
-Every rule about Modal that this rests on is in docs/deploy.md, with its source.
+Every rule about Modal that this app relies on is in docs/deploy.md, with its source.
 """
 
 from __future__ import annotations
@@ -15,48 +14,93 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import modal
 
-from anime_studio import __version__
 from anime_studio.core.clock import SystemClock
-from anime_studio.core.recipes import get_recipe
-from anime_studio.modal_images import gpu_image, web_image
-from anime_studio.modal_settings import (
+from anime_studio.core.recipes import get_recipe, require_decoder
+from anime_studio.on_modal.images import gpu_image, text_image, web_image
+from anime_studio.on_modal.resources import dicts, models, outputs, signing_keys
+from anime_studio.on_modal.settings import (
     APP_NAME,
     MODELS_MOUNT,
     MODELS_VOLUME,
     OUTPUTS_MOUNT,
     SCRATCH,
-    SETUP_COMMAND,
+    TEXT_CPU_CORES,
+    TEXT_MEMORY_GIB,
     ModalSettings,
 )
-from anime_studio.modal_stores import dicts, models, outputs, signing_keys
+
+CLIP_CACHE_BYTES: Final = 1024**3
+"""Clips on a web container's disk: a range of a cached clip is served without the network."""
 
 settings = ModalSettings.read()
-drawing, serving = gpu_image(settings), web_image(settings)
+generator_image, encoder_image, server_image = gpu_image(settings), text_image(settings), web_image(settings)
 
 app = modal.App(APP_NAME, tags=settings.tags)
 
-with serving.imports():  # type: ignore[no-untyped-call]  # at the top, so that the web container's memory snapshot holds them
+with server_image.imports():  # type: ignore[no-untyped-call]  # at the top, so that the web container's snapshot holds them
     from anime_studio.core.signing import UrlSigner
-    from anime_studio.core.studio import Policy, Studio
-    from anime_studio.storage.modal_jobs import ModalJobs
-    from anime_studio.storage.modal_launcher import ModalLauncher, backlog_of
-    from anime_studio.storage.modal_secret import read_keys
-    from anime_studio.storage.volume_clips import VolumeClips, sweep_clips
-    from anime_studio.storage.volume_weights import VolumeWeights
+    from anime_studio.core.studio import Studio
+    from anime_studio.on_modal.clips import VolumeClips, sweep_clips
+    from anime_studio.on_modal.job_store import ModalJobs
+    from anime_studio.on_modal.launcher import ModalLauncher, TextMethods, backlog_of
+    from anime_studio.on_modal.signing_keys import read_keys
+    from anime_studio.on_modal.weights import VolumeWeights
     from anime_studio.telemetry import configure_logging, log_job
     from anime_studio.web.app import create_app
-    from anime_studio.web.options import WebOptions
-    from anime_studio.web.public_address import PublicAddressMiddleware
+    from anime_studio.web.middleware.public_address import PublicAddressMiddleware
 
 
 @app.cls(
-    image=drawing,
+    image=encoder_image,
+    cpu=TEXT_CPU_CORES,
+    memory=int(TEXT_MEMORY_GIB * 1024),
+    volumes={str(MODELS_MOUNT): models.with_mount_options(read_only=True)},
+    enable_memory_snapshot=settings.snapshot != "off",
+    min_containers=settings.text_min_containers,
+    max_containers=max(settings.max_containers, settings.text_min_containers),
+    scaledown_window=settings.scaledown_window_s,
+    timeout=300,
+    startup_timeout=settings.startup_timeout_s,
+)
+class TextEncoder:
+    """Encodes prompts on a CPU; `anime_studio.on_modal.text_worker` describes it."""
+
+    @modal.enter(snap=settings.snapshot != "off")
+    def load_encoder(self) -> None:
+        """Do what a memory snapshot should hold."""
+        from anime_studio.on_modal.text_worker import TextWorker
+        from anime_studio.telemetry import configure_logging
+
+        configure_logging(settings, component="text")
+        self.worker = TextWorker(settings)
+        self.worker.load()
+
+    @modal.enter(snap=False)
+    def wake(self) -> None:
+        """Load what a snapshot that was made without weights lacks."""
+        self.worker.load()
+
+    @modal.method()
+    def encode(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """Return a clip's text. See `TextWorker.encode`."""
+        return self.worker.encode(spec)
+
+    @modal.method()
+    def warm(self) -> None:
+        """Do nothing: when this runs, the container is ready."""
+
+
+@app.cls(
+    image=generator_image,
     gpu=settings.gpu,
-    cpu=settings.cpu_cores,
+    cpu=(
+        settings.cpu_cores,
+        settings.cpu_cores,
+    ),  # what is asked for, and the limit: the receipt counts no more
     memory=int(settings.memory_gib * 1024),
     volumes={str(MODELS_MOUNT): models.with_mount_options(read_only=True), str(OUTPUTS_MOUNT): outputs},
     enable_memory_snapshot=settings.snapshot != "off",
@@ -69,34 +113,43 @@ with serving.imports():  # type: ignore[no-untyped-call]  # at the top, so that 
     startup_timeout=settings.startup_timeout_s,
 )
 class Generator:
-    """Draws clips, one at a time; `anime_studio.generator` says how it comes to be ready."""
+    """Renders clips, one at a time; `anime_studio.on_modal.gpu_worker` describes how a container becomes ready."""
 
     @modal.enter(snap=settings.snapshot != "off")
     def load_model(self) -> None:
-        """Do what a memory snapshot should save."""
-        from anime_studio.generator import GeneratorWorker
+        """Do what a memory snapshot should hold."""
+        from anime_studio.on_modal.gpu_worker import GpuWorker
         from anime_studio.telemetry import configure_logging
 
         configure_logging(settings, component="worker")
-        self.worker = GeneratorWorker(settings)
+        self.worker = GpuWorker(settings, text=_text())
         self.worker.before_snapshot()
 
     @modal.enter(snap=False)
     def wake(self) -> None:
-        """Be ready, whether a snapshot was restored or not."""
+        """Make the container ready, whether a snapshot was restored or not."""
+        from anime_studio.on_modal import gpu_failures
+
         self.worker.after_snapshot()
-        if self.worker.device_failed and not modal.is_local():
+        if modal.is_local() or not settings.uses_gpu:
+            return
+        if not self.worker.device_failed:
+            gpu_failures.forget_soon(dicts.jobs)
+        elif not gpu_failures.note(dicts.jobs, self.worker.error):
             modal.experimental.stop_fetching_inputs()  # Modal's guide: leave a host whose GPU fails
 
     @modal.method()
-    def render(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Draw a kept job, store its clip, keep its end; a `JobRecord` as JSON comes and goes."""
-        from anime_studio.storage.modal_desk import ModalDesk
-        from anime_studio.storage.volume_clips import MountedClips
+    def render(self, job: dict[str, Any], text_call_id: str | None = None) -> dict[str, Any]:
+        """Render a stored job and store its clip and its end. See `GpuWorker.render`."""
+        from anime_studio.on_modal.clips import MountedClips
+        from anime_studio.on_modal.worker_store import ModalWorkerStore
 
         call_id = modal.current_function_call_id() or "local"
-        desk = ModalDesk(dicts, call_id, clock=SystemClock(), max_attempts=settings.max_attempts)
-        return self.worker.render(job, desk, MountedClips(OUTPUTS_MOUNT, outputs.commit))
+        worker_store = ModalWorkerStore(
+            dicts, call_id, clock=SystemClock(), max_attempts=settings.max_attempts
+        )
+        clips = MountedClips(OUTPUTS_MOUNT, outputs.commit)
+        return self.worker.render(job, worker_store, clips, text_call_id)
 
     @modal.method()
     def generate(
@@ -109,43 +162,48 @@ class Generator:
         guidance_scale: float | None = None,
         negative_prompt: str | None = None,
     ) -> bytes:
-        """Return a clip's MP4; nothing is kept of it. The arguments are those of `POST /generate`."""
+        """Return a clip's MP4, which is not stored. The arguments are those of `POST /generate`."""
         from anime_studio.core.errors import AnimeStudioError
         from common.schemas import GenerateRequest
 
-        wanted = {key: value for key, value in locals().items() if key in GenerateRequest.model_fields}
+        asked = {key: value for key, value in locals().items() if key in GenerateRequest.model_fields}
         try:
-            return self.worker.draw(GenerateRequest.model_validate(wanted))
+            return self.worker.generate(GenerateRequest.model_validate(asked))
         except AnimeStudioError as error:
-            raise RuntimeError(f"{error.code}: {error.detail}") from None  # a type that every caller has
+            raise RuntimeError(
+                f"{error.code}: {error.detail}"
+            ) from None  # a class that every caller can unpickle
 
     @modal.method()
     def warm(self) -> None:
-        """Nothing: by the time it runs, the container is ready."""
+        """Do nothing: when this runs, the container is ready."""
+
+
+def _text() -> Any:
+    """Return where the GPU container's text comes from: the text container, or None for an encoder of its own."""
+    if settings.text == "gpu":
+        return None
+    from anime_studio.on_modal.remote_text import RemoteText
+
+    recipe = get_recipe(settings.recipe)
+    return RemoteText(lambda: TextEncoder().encode, max_sequence_length=recipe.max_sequence_length)
 
 
 @app.function(
-    image=serving,
+    image=server_image,
     secrets=[signing_keys],
     enable_memory_snapshot=True,
-    min_containers=settings.web_min_containers,
-    max_containers=settings.web_max_containers,
-    scaledown_window=settings.web_scaledown_window_s,
-    timeout=settings.web_timeout_s,
+    max_containers=4,
+    scaledown_window=300,
+    timeout=3600,  # of one request: an event stream that is longer ends here, and its client opens another
     startup_timeout=60,
 )
-@modal.concurrent(max_inputs=settings.web_max_inputs, target_inputs=max(1, settings.web_max_inputs * 4 // 5))
+@modal.concurrent(max_inputs=100, target_inputs=80)
 @modal.asgi_app(custom_domains=[settings.custom_domain] if settings.custom_domain else None)
 def web() -> Any:
     """Serve the same HTTP app as on a laptop."""
     configure_logging(settings, component="server")
     addresses: list[str] = []
-    options = WebOptions(
-        recipe=settings.recipe,
-        version=__version__,
-        base_url=settings.base_url,
-        generate_wait_s=settings.generate_wait_s,
-    )
 
     @asynccontextmanager
     async def open_with_addresses() -> AsyncIterator[Studio]:
@@ -154,49 +212,40 @@ def web() -> Any:
         addresses[:] = [address.rstrip("/") for address in (custom, own) if address]
         yield open_studio()
 
-    return PublicAddressMiddleware(create_app(open_with_addresses, options), lambda: addresses)
+    return PublicAddressMiddleware(create_app(open_with_addresses, settings.web_options()), lambda: addresses)
 
 
 def open_studio() -> Studio:
-    """Return the studio over this deployment; after a restore, because the signing keys may have changed."""
+    """Return the studio of this deployment. Call it after a restore, because the signing keys may have changed."""
     generator, clock = Generator(), SystemClock()
+    encoder = TextEncoder()
     recipe = get_recipe(settings.recipe)
     jobs = ModalJobs(
         dicts,
         clock=clock,
         backlog=lambda: backlog_of(generator.render),
-        tell=lambda job: log_job(job, log_prompts=settings.log_prompts),
+        on_ended=lambda job: log_job(job, log_prompts=settings.log_prompts),
     )
-
-    def on_found(revision: str) -> None:
-        studio.model_revision = revision
-
-    weights = VolumeWeights(
-        models, recipe, volume_name=MODELS_VOLUME, fetch_with=SETUP_COMMAND, on_found=on_found
-    )
-    studio = Studio(
+    weights = VolumeWeights(models, recipe, settings.decoder, volume_name=MODELS_VOLUME)
+    return Studio(
         recipe=recipe,
-        model_revision=recipe.revision,
         jobs=jobs,
         launcher=ModalLauncher(
-            jobs, render=generator.render, warm=generator.warm, require_weights=weights.require
+            jobs,
+            render=generator.render,
+            warm=generator.warm,
+            text=TextMethods(encoder.encode, encoder.warm) if settings.text == "cpu" else None,
+            require_weights=weights.require,
         ),
-        clips=VolumeClips(outputs, SCRATCH / "clips", max_bytes=settings.clip_cache_bytes),
+        clips=VolumeClips(outputs, SCRATCH / "clips", max_bytes=CLIP_CACHE_BYTES),
         signer=UrlSigner(read_keys(os.environ)),
-        policy=Policy(
-            max_queued_jobs=settings.max_queued_jobs,
-            url_ttl=timedelta(seconds=settings.url_ttl_s),
-            compose_prompts=settings.compose_prompts,
-            machine=settings.machine,
-            budget_usd_per_clip=settings.budget_usd_per_clip,
-        ),
+        policy=settings.policy(),
     )
-    return studio
 
 
-@app.function(image=serving, schedule=modal.Period(hours=1), max_containers=1, timeout=900)
+@app.function(image=server_image, schedule=modal.Period(hours=1), max_containers=1, timeout=900)
 async def clean() -> None:
-    """Delete clips and job records whose time is over."""
+    """Delete expired clips and job records, and end jobs that were lost."""
     configure_logging(settings, component="cleaner")
     clock = SystemClock()
     await sweep_clips(outputs, clock.now(), timedelta(seconds=settings.clip_ttl_s))
@@ -205,28 +254,38 @@ async def clean() -> None:
 
 
 @app.function(
-    image=drawing,
+    image=generator_image,
     volumes={str(MODELS_MOUNT): models},
     env={"HF_XET_HIGH_PERFORMANCE": "1"},
     cpu=4.0,
-    memory=16384,  # the text encoder in bfloat16 is 11.4 GB, and is packed in main memory
+    memory=16384,  # MiB: the text encoder is 11.4 GB in bfloat16, and is packed in host memory
     max_containers=1,
     timeout=4 * 3600,
 )
-def setup(recipe: str = settings.recipe) -> str:
-    """Fetch a recipe's weights into the Volume and prepare them for this deployment; safe to interrupt and repeat."""
-    from anime_studio.engine.preparing import packing_of, prepare
-    from anime_studio.prepared import Forms
-    from anime_studio.weights import fetch
+def setup(recipe: str = settings.recipe, decoder: str = settings.decoder, newest: bool = False) -> str:
+    """Fetch a recipe's weights into the Volume and prepare them for this deployment. Safe to interrupt and repeat.
+
+    With *newest* a recipe that names no commit moves to the newest one.
+    """
+    from anime_studio.checkpoints.decoders import fetch_decoder
+    from anime_studio.checkpoints.store import fetch
+    from anime_studio.core.decoders import PUBLISHED, Decoder
+    from anime_studio.engine.loading.prepare import packing_of, prepare
 
     wanted = get_recipe(recipe)
-    checkpoint = fetch(wanted, MODELS_MOUNT)
+    checkpoint = fetch(wanted, MODELS_MOUNT, newest=newest)
     models.commit()  # a container that starts from here on finds them
-    print(f"{recipe}: revision {checkpoint.revision} is complete")  # noqa: T201  seen by who runs it
-    packing = packing_of(
-        "cuda" if settings.gpu and settings.device != "cpu" else "cpu", accelerate=settings.accelerate
-    )
-    folder = prepare(Forms.of(wanted, checkpoint.folder, MODELS_MOUNT), packing)
+    print(f"{recipe}: revision {checkpoint.revision} is complete")  # noqa: T201  `modal run` shows it
+    if Decoder(decoder) is not Decoder.FULL:
+        require_decoder(wanted, Decoder(decoder))
+        folder = fetch_decoder(PUBLISHED[Decoder(decoder)], MODELS_MOUNT)
+        models.commit()
+        print(f"decoder {decoder} is complete in {folder.name}")  # noqa: T201
+    quantized = (
+        settings.accelerate and settings.text == "gpu"
+    )  # only the text encoder ever is, and only on a GPU
+    packing = packing_of("cuda" if settings.uses_gpu else "cpu", accelerate=quantized)
+    folder = prepare(checkpoint, packing)
     models.commit()
     print(f"{recipe}: prepared for fast loading in {folder.name}")  # noqa: T201
     return checkpoint.revision
@@ -236,15 +295,15 @@ def setup(recipe: str = settings.recipe) -> str:
 async def main(
     prompt: str, out: str = "clip.mp4", duration: float = 5.0, resolution: str = "480p", seed: int = -1
 ) -> None:
-    """Draw one clip through the real queue and containers, show its progress, and save it."""
-    from anime_studio.modal_try import draw_and_save
+    """Generate one clip through the real queue and containers, show its progress, and save it."""
+    from anime_studio.on_modal.manual_run import generate_and_save
 
-    wanted = {
+    asked = {
         "prompt": prompt,
         "duration": duration,
         "resolution": resolution,
         "seed": None if seed < 0 else seed,
     }
-    await draw_and_save(
-        wanted, Path(out), settings=settings, dicts=dicts, outputs=outputs, render=Generator().render
+    await generate_and_save(
+        asked, Path(out), settings=settings, dicts=dicts, outputs=outputs, render=Generator().render
     )

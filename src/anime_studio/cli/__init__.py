@@ -1,4 +1,4 @@
-"""The command line: each module adds its commands, `main` runs the one asked for.
+"""The command line: each module registers its commands, `main` runs one of them.
 
 Commands import what they need when they run, so that `anime-studio --help` loads neither
 torch nor FastAPI nor modal.
@@ -12,8 +12,9 @@ import typer
 from typer.exceptions import TyperException
 
 from anime_studio import __version__
-from anime_studio.cli import cost, demo, doctor, generate, jobs, modal, recipes, serve, show, weights
-from anime_studio.cli.output import EXIT_CODES, ExitCode, Output, own_problem
+from anime_studio.cli import cost, demo, doctor, follow, generate, jobs, modal, recipes, serve, show, weights
+from anime_studio.cli.output import EXIT_CODES, ExitCode, Output
+from anime_studio.client.errors import own_problem
 
 app = typer.Typer(
     name="anime-studio",
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for _commands in (generate, jobs, show, serve, recipes, weights, cost, doctor, demo, modal):
+for _commands in (generate, jobs, follow, show, serve, recipes, weights, cost, doctor, demo, modal):
     _commands.register(app)
 
 
@@ -37,7 +38,7 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; with `--json` even wrong usage is told as a problem document."""
+    """Run the command line; with `--json` wrong usage too is a problem document."""
     arguments = sys.argv[1:]
     if "--json" not in arguments:
         app()
@@ -45,5 +46,5 @@ def main() -> None:
         sys.exit(app(arguments, standalone_mode=False))
     except TyperException as error:
         detail = getattr(error, "format_message", error.__str__)()
-        Output(as_json=True).problem(own_problem("usage", detail, 400))
+        Output(as_json=True).problem(own_problem("usage", detail, status=400))
         sys.exit(ExitCode.USAGE)

@@ -1,8 +1,9 @@
-"""`cost`: what a clip should cost on each card. Every figure is a projection, and says so."""
+"""`cost`: what a clip should cost on each card. Every figure is a projection and is labelled so."""
 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -10,11 +11,15 @@ from rich.console import Console
 from rich.table import Table
 
 from anime_studio.cli.output import JsonOption, answering
-from anime_studio.core.pricing import MODAL_RATES, Machine
+from anime_studio.core.pricing import MODAL_RATES
 from anime_studio.core.projection import CARDS, Projection, project
-from anime_studio.core.recipes import RECIPES
+from anime_studio.core.recipes import RECIPES, get_recipe
+from anime_studio.core.show_cost import PLAIN_START_S, RESTORE_S, Deployment
+from anime_studio.on_modal.settings import ModalSettings
 
-PRICED = tuple(recipe for recipe in RECIPES.values() if recipe.repo_id is not None)
+PRICED = tuple(
+    recipe for recipe in RECIPES.values() if recipe.repo_id is not None and recipe.checkpoint_of is None
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -23,49 +28,106 @@ def register(app: typer.Typer) -> None:
 
 
 def cost(
-    cpu_cores: Annotated[float, typer.Option(min=0.1, help="CPU cores of the container.")] = 2,
-    memory_gib: Annotated[float, typer.Option(min=0.1, help="Memory of the container.")] = 12,
-    scaledown_window_s: Annotated[float, typer.Option(min=0, help="Idle seconds after a lone clip.")] = 10,
-    cold_start_s: Annotated[float, typer.Option(min=0, help="Seconds of a cold start.")] = 2,
+    clips_per_hour: Annotated[
+        float, typer.Option(min=0.1, help="Clips that a show asks for in an hour.")
+    ] = 30,
+    hours: Annotated[float, typer.Option(min=0.1, help="Hours of a show.")] = 3,
+    shows: Annotated[float, typer.Option(min=0, help="Shows in a month.")] = 4,
     as_json: JsonOption = False,
 ) -> None:
-    """Project dollars per clip for each card and recipe, all-in: GPU, CPU and memory; idle and start apart."""
+    """Project dollars: a clip for each recipe, decoder and card, then what this shell's settings would deploy.
+
+    The settings are those of `anime-studio deploy`: ANIME_STUDIO_GPU, _RECIPE, _DECODER, _SCALEDOWN_WINDOW_S, …
+    """
     with answering(as_json=as_json) as output:
+        settings = ModalSettings.read()
         projections = [
             project(
                 recipe,
-                Machine(card, cpu_cores, memory_gib),
-                scaledown_window_s=scaledown_window_s,
-                cold_start_s=cold_start_s,
+                replace(settings.machine, gpu=card),
+                decoder=decoder,
+                scaledown_window_s=settings.scaledown_window_s,
+                cold_start_s=RESTORE_S,
             )
             for recipe in PRICED
+            for decoder in recipe.decoders
             for card in CARDS
         ]
+        deployment = _deployment(settings)
+        sums = {} if deployment is None else _sums(deployment, clips_per_hour, hours, shows)
         if output.as_json:
-            documents = [{**dataclasses.asdict(each), "total_s": each.total_s} for each in projections]
-            output.result({"basis": _basis(), "projections": documents}, "")
-        else:
-            _tell(projections)
+            documents = [
+                dataclasses.asdict(each) | {"total_s": each.total_s, "clips_per_hour": each.clips_per_hour}
+                for each in projections
+            ]
+            output.result({"basis": _basis(), "projections": documents, "deployment": sums}, "")
+            return
+        _show(projections)
+        if deployment is not None:
+            _show_sums(settings, sums)
 
 
-def _tell(projections: list[Projection]) -> None:
+def _deployment(settings: ModalSettings) -> Deployment | None:
+    recipe = get_recipe(settings.recipe)
+    if settings.machine.gpu_type not in CARDS or recipe.repo_id is None:
+        return None
+    projection = project(recipe, settings.machine, decoder=settings.decoder)
+    return Deployment(
+        clip_s=projection.total_s,
+        gpu_usd_per_s=settings.machine.usd_per_s(),
+        text_usd_per_s=settings.text_machine.usd_per_s() if settings.text == "cpu" else 0.0,
+        scaledown_window_s=settings.scaledown_window_s,
+        start_s=RESTORE_S if settings.snapshot == "gpu" else PLAIN_START_S,
+        always_on=settings.min_containers > 0,
+    )
+
+
+def _sums(deployment: Deployment, clips_per_hour: float, hours: float, shows: float) -> dict[str, float]:
+    """Return dollars by what they are for."""
+    show_usd = hours * deployment.hour_usd(clips_per_hour)
+    return {
+        "a clip while others wait": deployment.clip_s * deployment.usd_per_s,
+        "a clip alone, from sleep to sleep": deployment.lone_clip_usd(),
+        "the same after a start without a snapshot": deployment.lone_clip_usd(PLAIN_START_S),
+        f"a show of {hours:g} h with {clips_per_hour:g} clips an hour": show_usd,
+        f"a month of {shows:g} such shows": shows * show_usd,
+    }
+
+
+def _show_sums(settings: ModalSettings, sums: dict[str, float]) -> None:
+    console = Console()
+    text = "the text encoder in a container of its own" if settings.text == "cpu" else "text on the GPU"
+    console.print(
+        f"\nThese settings: {settings.recipe}, decoder {settings.decoder}, {settings.gpu}, {text}, snapshot "
+        f"{settings.snapshot}, idle for {settings.scaledown_window_s} s, {settings.min_containers} kept",
+        highlight=False,
+    )
+    for what, usd in sums.items():
+        console.print(f"  ${usd:.4f}  {what}" if usd < 1 else f"  ${usd:.2f}    {what}", highlight=False)
+
+
+def _show(projections: list[Projection]) -> None:
     console = Console()
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("recipe", no_wrap=True)
+    table.add_column("decoder", no_wrap=True)
     table.add_column("card", no_wrap=True)
-    for heading in ("denoise", "decode", "clip", "$ per clip", "+ idle tail", "+ cold start"):
+    headings = ("denoise", "decode", "clip", "$ per clip", "+ idle tail", "+ cold start", "clips an hour")
+    for heading in headings:
         table.add_column(heading, justify="right")
     for each in projections:
         cheapest = min(other.usd for other in projections if other.recipe == each.recipe) == each.usd
         table.add_row(
             each.recipe,
+            each.decoder,
             each.card,
             f"{each.denoise_s:.1f} s",
-            f"{each.decode_s:.1f} s",
+            f"{each.decode_s:.2f} s",
             f"{each.total_s:.1f} s",
             f"{each.usd:.4f}{' *' if cheapest else ''}",
             f"{each.idle_tail_usd:.4f}",
             f"{each.cold_start_usd:.4f}",
+            f"{each.clips_per_hour:,.0f}",
         )
     console.print(table)
     console.print(f"\n* cheapest per clip. {_basis()}", highlight=False)

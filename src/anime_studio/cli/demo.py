@@ -1,4 +1,4 @@
-"""`demo`: the whole path on this machine, over real HTTP: a server, a prompt, a clip, a receipt."""
+"""`demo`: a server, a prompt, a clip and a receipt on this machine, over real HTTP."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from anime_studio.cli.output import JsonOption, answering
 from anime_studio.client import StudioClient
 
 PROMPT: Final = "a girl with pink twintails waving on a beach at sunset, cherry petals falling"
-ENGINE_LOADS_WITHIN_S: Final = 600.0
-DRAWN_WITHIN_S: Final = 1800.0
-"""Generous: two busy cores take minutes."""
+ENGINE_TIMEOUT_S: Final = 600.0
+CLIP_TIMEOUT_S: Final = 1800.0
+"""Long, because two busy cores need minutes."""
 
 
 def register(app: typer.Typer) -> None:
@@ -37,17 +37,17 @@ def demo(
     """Start a server of its own, post a prompt, save the clip, print the receipt, stop the server."""
     with answering(as_json=as_json) as output, tempfile.TemporaryDirectory(prefix="anime-studio-") as folder:
         refuse_to_replace(out, force=force)
-        output.say("starting a local server")
+        output.info("starting a local server")
         with running_server(Path(folder), recipe=recipe, models_dir=models_dir) as server:
-            output.say(f"server at {server.url}; loading the engine")
-            server.wait_until_ready(ENGINE_LOADS_WITHIN_S)
+            output.info(f"server at {server.url}; loading the engine")
+            server.wait_until_ready(ENGINE_TIMEOUT_S)
             with StudioClient(server.url) as studio:
-                output.say(f"POST /generate: {prompt}")
+                output.info(f"POST /generate: {prompt}")
                 job = submit_and_wait(
                     studio,
                     output,
                     prompt,
                     {"duration": duration, "seed": seed, "source": "demo"},
-                    DRAWN_WITHIN_S,
+                    CLIP_TIMEOUT_S,
                 )
                 save(studio, output, job, out, force=force)

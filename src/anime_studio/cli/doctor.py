@@ -1,7 +1,7 @@
 """`doctor`: what is missing on this machine, and how to get it.
 
-Looks without loading: installed packages are found by their metadata, a GPU by its driver's
-own tool, so that it answers at once even where torch is broken.
+Nothing heavy is imported: packages are found by their metadata and a GPU by its driver's own
+tool, so the command answers at once, also where torch is broken.
 """
 
 from __future__ import annotations
@@ -20,20 +20,31 @@ from typing import Annotated, Final, Literal
 import typer
 
 from anime_studio import __version__
+from anime_studio.checkpoints.atomic_folder import PARTIAL
+from anime_studio.checkpoints.decoders import locate_with_decoder
+from anime_studio.checkpoints.inventory import pinned_by
+from anime_studio.checkpoints.manifest import Manifest
+from anime_studio.checkpoints.prepared import (
+    PREPARE_COMMAND,
+    VERIFY_COMMAND,
+    all_prepared,
+    find_prepared,
+    prepared_folder,
+)
+from anime_studio.checkpoints.store import FETCH_COMMAND, Checkpoint
+from anime_studio.cli.installing import install_command
 from anime_studio.cli.output import ExitCode, JsonOption, UrlOption, answering
 from anime_studio.cli.serve import settings_with
 from anime_studio.client import DEFAULT_URL, StudioClient, StudioError
-from anime_studio.core.errors import AnimeStudioError
+from anime_studio.client.errors import shown
+from anime_studio.core.errors import AnimeStudioError, ConfigurationError
 from anime_studio.core.recipes import get_recipe
-from anime_studio.engine.acceleration import packing_asked
-from anime_studio.prepared import PREPARE_COMMAND, VERIFY_COMMAND, Forms, locate_or_name_all
+from anime_studio.engine.acceleration import packing_for_settings
 from anime_studio.settings import Settings
-from anime_studio.weights import FETCH_COMMAND, read_manifest, size_bytes_of
 
 GIB: Final = 1024**3
 LOW_DISK_BYTES: Final = 2 * GIB
 """As much as clips may use by default (`Settings.clips_max_bytes`)."""
-_NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
 OLDEST_PYTHON, NEXT_PYTHON = (3, 11), (3, 14)
 
 State = Literal["ok", "note", "missing"]
@@ -41,7 +52,7 @@ State = Literal["ok", "note", "missing"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at; `missing` makes the command end with 1, `note` does not."""
+    """One thing that was checked. The command ends with 1 if any is `missing`."""
 
     name: str
     state: State
@@ -69,11 +80,11 @@ def doctor(
 
 
 def examine(settings: Settings, url: str) -> Iterator[Finding]:
-    """Yield what is found, one by one."""
+    """Check one thing after another and yield each finding."""
     yield _python()
-    for extra, remark in (("server", "to serve"), ("engine", "to draw on this machine")):
-        yield _extra(extra, remark)
-    yield _optional_extra("modal", "to deploy")
+    yield _extra("server", "to serve")
+    yield _extra("engine", "to draw on this machine")
+    yield _extra("modal", "to deploy", without="note")
     yield _gpu()
     yield from _weights(settings)
     yield _disk(settings.data_dir)
@@ -88,39 +99,33 @@ def _line(finding: Finding) -> str:
 
 
 def _python() -> Finding:
-    told = f"Python {sys.version.split()[0]}, anime-studio {__version__}"
+    detail = f"Python {sys.version.split()[0]}, anime-studio {__version__}"
     if OLDEST_PYTHON <= sys.version_info[:2] < NEXT_PYTHON:
-        return Finding("python", "ok", told)
-    return Finding("python", "missing", told, "use Python 3.11, 3.12 or 3.13")
+        return Finding("python", "ok", detail)
+    return Finding("python", "missing", detail, "use Python 3.11, 3.12 or 3.13")
 
 
-def _extra(extra: str, purpose: str) -> Finding:
-    lacking = _lacking(extra)
-    if lacking:
-        return Finding(
-            extra, "missing", f"{', '.join(lacking)} ({purpose})", f"pip install 'anime-studio[{extra}]'"
-        )
+def _extra(extra: str, purpose: str, *, without: State = "missing") -> Finding:
+    missing = missing_packages(extra, requires("anime-studio") or ())
+    if missing:
+        return Finding(extra, without, f"{', '.join(missing)} ({purpose})", install_command(extra))
     torch = f", torch {version('torch')}" if extra == "engine" else ""
     return Finding(extra, "ok", f"installed{torch}")
 
 
-def _optional_extra(extra: str, purpose: str) -> Finding:
-    found = _extra(extra, purpose)
-    return Finding(extra, "note" if found.state == "missing" else "ok", found.detail, found.remedy)
+def missing_packages(extra: str, requirements: Sequence[str]) -> list[str]:
+    """Return the packages of *extra* that are not installed; `pip check` compares the versions."""
+    of_extra = re.compile(rf"([A-Za-z0-9._-]+).*extra == ['\"]{extra}['\"]")
+    names = [match[1] for requirement in requirements if (match := of_extra.match(requirement))]
+    return [name for name in names if not _is_installed(name)]
 
 
-def _lacking(extra: str) -> Sequence[str]:
-    """Return the packages of *extra* that are not installed; whether versions agree is for `pip check`."""
-    lacking = []
-    for requirement in requires("anime-studio") or ():
-        name = _NAME.match(requirement)
-        if name is None or not re.search(rf"extra == ['\"]{extra}['\"]", requirement):
-            continue
-        try:
-            version(name[0])
-        except PackageNotFoundError:
-            lacking.append(name[0])
-    return lacking
+def _is_installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _gpu() -> Finding:
@@ -129,12 +134,12 @@ def _gpu() -> Finding:
         return Finding("gpu", "note", "no NVIDIA driver: this machine draws on its CPU (recipe demo)")
     query = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+        gpus = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError) as error:
         return Finding(
             "gpu", "note", f"{tool} fails: {error}", "repair the NVIDIA driver, or draw on the CPU"
         )
-    return Finding("gpu", "ok", "; ".join(told.strip().splitlines()))
+    return Finding("gpu", "ok", "; ".join(gpus.strip().splitlines()))
 
 
 def _capability() -> tuple[int, int] | None:
@@ -154,46 +159,51 @@ def _capability() -> tuple[int, int] | None:
 def _weights(settings: Settings) -> Iterator[Finding]:
     recipe = get_recipe(settings.recipe)
     try:
-        checkpoint = locate_or_name_all(recipe, settings.models_dir)
+        checkpoint = locate_with_decoder(recipe, settings.decoder, settings.models_dir)
+    except ConfigurationError as error:
+        yield Finding("weights", "missing", error.detail)
+        return
     except AnimeStudioError as error:
         fetch = f"{FETCH_COMMAND} --recipe {recipe.name}" if recipe.repo_id else None
         yield Finding("weights", "missing", error.detail, getattr(error, "command", fetch))
         return
-    yield Finding("weights", "ok", f"recipe {settings.recipe}, revision {checkpoint.revision}")
-    yield _prepared(settings, Forms.of(recipe, checkpoint.folder, settings.models_dir))
+    detail = f"recipe {settings.recipe}, revision {checkpoint.revision}, decoder {checkpoint.decoder}"
+    if recipe.repo_id is not None:
+        detail += f"; {pinned_by(recipe)}"
+    yield Finding("weights", "ok", detail)
+    yield _prepared(settings, checkpoint)
 
 
-def _prepared(settings: Settings, forms: Forms) -> Finding:
-    """Say of the form that these settings load whether a start would take it; checked as a start checks it."""
-    packing = packing_asked(settings.device, accelerate=settings.accelerate, capability=_capability())
+def _prepared(settings: Settings, checkpoint: Checkpoint) -> Finding:
+    """Find whether a start with these settings would load a prepared checkpoint; it is checked as a start checks it."""
+    packing = packing_for_settings(settings.device, accelerate=settings.accelerate, capability=_capability())
     remedy = f"{PREPARE_COMMAND} --recipe {settings.recipe}"
     try:
-        form = forms.find(packing)
+        folder = find_prepared(checkpoint, packing)
     except AnimeStudioError as error:
-        wrong = error.detail.partition("; ")[0]
-        return Finding("prepared", "note", f"{wrong}; each start loads the source instead, slower", remedy)
-    if form is None:
-        told = f"no {forms.folder(packing).name}: each start loads the source, slower"
-        if others := [other.name for other in forms.all()]:
-            told += f"; for other settings or versions there is {', '.join(others)}"
-        if forms.unfinished(packing).exists():
-            told += "; one is being prepared, or was interrupted: preparing again is safe"
-        return Finding("prepared", "note", told, remedy)
-    size_mb = size_bytes_of(read_manifest(form)) / 1e6
-    told = f"{form.name}, {size_mb:,.1f} MB, complete, made from these weights"
-    return Finding(
-        "prepared", "ok", f"{told}; every byte is checked by: {VERIFY_COMMAND} --recipe {settings.recipe}"
-    )
+        detail = f"{error.detail}; each start loads the source instead, slower"
+        return Finding("prepared", "note", detail, remedy)
+    if folder is None:
+        folder = prepared_folder(checkpoint, packing)
+        detail = f"no {folder.name}: each start loads the source, slower"
+        if others := [other.name for other in all_prepared(checkpoint)]:
+            detail += f"; for other settings or versions there is {', '.join(others)}"
+        if folder.with_name(folder.name + PARTIAL).exists():
+            detail += "; one is being prepared, or was interrupted: preparing again is safe"
+        return Finding("prepared", "note", detail, remedy)
+    size_mb = Manifest.read(folder).size_bytes / 1e6
+    detail = f"{folder.name}, {size_mb:,.1f} MB, complete, made from these weights; every byte is checked by"
+    return Finding("prepared", "ok", f"{detail}: {VERIFY_COMMAND} --recipe {settings.recipe}")
 
 
 def _disk(folder: Path) -> Finding:
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    free_bytes = shutil.disk_usage(there).free
-    told = f"{free_bytes / GIB:.1f} GiB free for {folder}"
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free_bytes = shutil.disk_usage(existing).free
+    detail = f"{free_bytes / GIB:.1f} GiB free for {folder}"
     if free_bytes >= LOW_DISK_BYTES:
-        return Finding("disk", "ok", told)
+        return Finding("disk", "ok", detail)
     remedy = "free some space, or choose another folder: ANIME_STUDIO_DATA_DIR=<folder>"
-    return Finding("disk", "missing", f"{told}, less than {LOW_DISK_BYTES / GIB:.0f}", remedy)
+    return Finding("disk", "missing", f"{detail}, less than {LOW_DISK_BYTES / GIB:.0f}", remedy)
 
 
 def _server(url: str) -> Finding:
@@ -204,8 +214,8 @@ def _server(url: str) -> Finding:
         return Finding("server", "note", str(error), "anime-studio serve")
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--url") from None
-    told = f"{url} answers: version {health.version}, recipe {health.recipe}; {readiness.detail}"
-    return Finding("server", "ok" if readiness.ready else "note", told)
+    detail = f"{shown(url)} answers: version {health.version}, recipe {health.recipe}; {readiness.detail}"
+    return Finding("server", "ok" if readiness.ready else "note", detail)
 
 
 def _port(settings: Settings) -> Finding:
@@ -214,6 +224,6 @@ def _port(settings: Settings) -> Finding:
         try:
             probe.bind((settings.host, settings.port))
         except OSError as error:
-            told = f"{settings.host}:{settings.port}: {error.strerror}"
-            return Finding("port", "note", told, "if that is not your server: anime-studio serve --port 0")
+            detail = f"{settings.host}:{settings.port}: {error.strerror}"
+            return Finding("port", "note", detail, "if that is not your server: anime-studio serve --port 0")
     return Finding("port", "ok", f"{settings.host}:{settings.port} is free")

@@ -1,7 +1,8 @@
-"""`generate` and `fetch`: a prompt, or a job made earlier, becomes a file."""
+"""`generate` and `fetch`: save the clip of a prompt, or of an earlier job."""
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,14 +11,7 @@ from uuid import uuid4
 
 import typer
 
-from anime_studio.cli.output import (
-    ExitCode,
-    JsonOption,
-    Output,
-    TimeoutOption,
-    UrlOption,
-    answering,
-)
+from anime_studio.cli.output import ExitCode, JsonOption, Output, TimeoutOption, UrlOption, answering
 from anime_studio.cli.progress import progress_of
 from anime_studio.cli.receipt import receipt_of
 from anime_studio.client import DEFAULT_URL, JobEndedError, StudioClient, StudioError
@@ -57,6 +51,9 @@ def generate(
         float | None, typer.Option("--deadline", help="Drop it if not ready in so many seconds.")
     ] = None,
     channel: Annotated[str | None, typer.Option(help="Overlay channel that plays it.")] = None,
+    requested_by: Annotated[
+        str | None, typer.Option(help="Name to show with the clip.", metavar="NAME")
+    ] = None,
     out: OutOption = None,
     force: ForceOption = False,
     timeout_s: TimeoutOption = None,
@@ -73,6 +70,7 @@ def generate(
         "negative_prompt": negative_prompt,
         "deadline_s": deadline_s,
         "channel": channel,
+        "requested_by": requested_by,
         "source": "cli",
     }
     options: Options = {name: value for name, value in given.items() if value is not None}  # type: ignore[assignment]
@@ -93,13 +91,13 @@ def fetch(
     """Wait for a job made earlier and save its clip. Ctrl-C leaves the job alone."""
     with answering(as_json=as_json) as output, studio_at(url) as studio:
         refuse_to_replace(out, force=force)
-        with progress_of(output) as show, telling_the_end(output):
+        with progress_of(output) as show, printing_ended_job(output):
             job = studio.resume(job_id, timeout_s, show)
         save(studio, output, job, out, force=force)
 
 
 def studio_at(url: str) -> StudioClient:
-    """Return a client, one that soon says when nothing answers."""
+    """Return a client that gives up soon when nothing answers."""
     try:
         return StudioClient(url, retry_for_s=2.0)
     except ValueError as error:
@@ -107,7 +105,7 @@ def studio_at(url: str) -> StudioClient:
 
 
 def refuse_to_replace(out: Path | None, *, force: bool) -> None:
-    """Refuse before anything is drawn, not after it is paid for."""
+    """Refuse before the clip is rendered and paid for."""
     if out is None:
         return
     if out.exists() and not force:
@@ -121,13 +119,15 @@ def refuse_to_replace(out: Path | None, *, force: bool) -> None:
 def submit_and_wait(
     studio: StudioClient, output: Output, prompt: str, options: Options, timeout_s: float | None
 ) -> Job:
-    """Draw a clip; an interrupt cancels it, even one that comes before the server has answered."""
+    """Render a clip; an interrupt cancels the job, also one before the server has answered."""
     key = uuid4().hex
     job: Job | None = None
     try:
-        with progress_of(output) as show, telling_the_end(output):
+        with progress_of(output) as show, printing_ended_job(output):
             job = studio.submit(prompt, idempotency_key=key, **options)
-            output.say(f"job {job.job_id}, seed {job.request.seed}")
+            output.info(f"job {job.job_id}, seed {job.request.seed}")
+            for note in job.notes:
+                output.info(f"note: {note.detail}")
             return studio.wait(job.job_id, timeout_s, show)
     except KeyboardInterrupt:
         job = job or studio.submit(prompt, idempotency_key=key, **options)
@@ -137,7 +137,7 @@ def submit_and_wait(
 
 def cancel_interrupted(studio: StudioClient, output: Output, job: Job) -> None:
     """Cancel *job* and wait until it has stopped, or until a second interrupt."""
-    output.say(f"cancelling job {job.job_id}; Ctrl-C again leaves at once")
+    output.info(f"cancelling job {job.job_id}; Ctrl-C again leaves at once")
     try:
         if not studio.cancel(job.job_id).state.final:
             studio.wait(job.job_id, STOPPING_S)
@@ -145,14 +145,14 @@ def cancel_interrupted(studio: StudioClient, output: Output, job: Job) -> None:
     except JobEndedError as error:
         job = error.job
     except KeyboardInterrupt:
-        output.say(f"left; see: anime-studio status {job.job_id}")
+        output.info(f"left; see: anime-studio status {job.job_id}")
         return
     output.result(job, f"job {job.job_id} is {job.state}")
 
 
 @contextmanager
-def telling_the_end(output: Output) -> Iterator[None]:
-    """With `--json`, a job that ended without a clip is the document all the same."""
+def printing_ended_job(output: Output) -> Iterator[None]:
+    """With `--json`, print a job that ended without a clip as the result."""
     try:
         yield
     except JobEndedError as error:
@@ -162,18 +162,27 @@ def telling_the_end(output: Output) -> Iterator[None]:
 
 
 def save(studio: StudioClient, output: Output, job: Job, out: Path | None, *, force: bool) -> None:
-    """Save the clip, and tell the record or the receipt."""
+    """Save the clip and print the job or its receipt."""
     if out is None and output.as_json:
         output.result(job, "")
         return
     assert job.clip is not None
     path = out or Path(f"clip-{job.clip.clip_id[2:10]}.mp4")
     if path.exists() and not force and out is None:
-        output.say(f"{path} is this clip already; --force fetches it again")
+        output.info(f"{path} is this clip already; --force fetches it again")
     else:
         try:
-            studio.download(job, path)
+            studio.download(job, path, replace=force)
+        except FileExistsError:
+            _report_stored(output, job)
+            raise FileExistsError(
+                errno.EEXIST, "was made meanwhile; choose another name, or replace it with --force", str(path)
+            ) from None
         except (StudioError, OSError, KeyboardInterrupt):
-            output.say(f"the clip is drawn and kept; fetch it again with: anime-studio fetch {job.job_id}")
+            _report_stored(output, job)
             raise
     output.result(job, receipt_of(job, path))
+
+
+def _report_stored(output: Output, job: Job) -> None:
+    output.info(f"the clip is drawn and kept; fetch it again with: anime-studio fetch {job.job_id}")

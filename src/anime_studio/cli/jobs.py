@@ -1,4 +1,4 @@
-"""`status` and `cancel`: look at a job or the server, stop a job."""
+"""`status` and `cancel`: show a job or the server, stop a job."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def status(
     """Tell how a job or the server is. Ends with 0 unless the job has failed or the server is not ready."""
     with answering(as_json=as_json) as output, studio_at(url) as studio:
         if job_id is None:
-            _tell_server(studio, output)
+            _show_server(studio, output)
             return
         job = studio.get(job_id)
-        output.result(job, _line(job))
+        output.result(job, "\n".join((_line(job), *(f"note: {note.detail}" for note in job.notes))))
         if job.state.final and job.state is not JobState.SUCCEEDED:
             raise typer.Exit(ExitCode.FAILED)
 
@@ -44,7 +44,7 @@ def cancel(job_id: JobId, url: UrlOption = DEFAULT_URL, as_json: JsonOption = Fa
         output.result(job, _line(job) if job.state.final else f"job {job.job_id} stops at its next step")
 
 
-def _tell_server(studio: StudioClient, output: Output) -> None:
+def _show_server(studio: StudioClient, output: Output) -> None:
     health, readiness = studio.health(), studio.ready()
     output.result(
         {"health": health.model_dump(mode="json"), "readiness": readiness.model_dump(mode="json")},
@@ -61,6 +61,6 @@ def _line(job: Job) -> str:
     if job.error is not None:
         return f"{line}: {job.error.detail} [{job.error.code}]"
     if job.state is JobState.SUCCEEDED:
-        kept = f"save it with: anime-studio fetch {job.job_id}"
-        return f"{line}; {kept if job.clip is not None else 'its clip was swept'}"
+        clip = f"save it with: anime-studio fetch {job.job_id}" if job.clip else "its clip was swept"
+        return f"{line}; {clip}"
     return line

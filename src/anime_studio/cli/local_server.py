@@ -1,4 +1,4 @@
-"""A server of our own on a free loopback port, for as long as a command needs it."""
+"""A local server on a free loopback port, for the time of one command."""
 
 from __future__ import annotations
 
@@ -13,66 +13,72 @@ from typing import Final
 
 from anime_studio.client import StudioClient
 from anime_studio.core.errors import UnavailableError
-from common.schemas import Readiness
 
 STARTED: Final = "server.started"
-LOOK_AGAIN_S: Final = 0.2
+POLL_EVERY_S: Final = 0.2
+LISTENS_WITHIN_S: Final = 120.0
 STOP_WITHIN_S: Final = 30.0
 
 
 class LocalServer:
-    """The running server: its address and its log."""
+    """The running server: its process, its log and its address."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.process = process
         self.log = log
         self.url = ""
 
-    def wait_until_answering(self, timeout_s: float) -> None:
-        """Wait until it listens.
+    def wait_until_answering(self) -> None:
+        """Wait until the server listens.
 
         Raises:
-            UnavailableError: It ended, or did not listen in time; the detail has its last words.
+            UnavailableError: It ended, or did not listen in time; the detail has the last lines of its log.
         """
-        until = time.monotonic() + timeout_s
-        while not (url := self._told_url()):
-            self._raise_if_over(until)
-            time.sleep(LOOK_AGAIN_S)
+        until = time.monotonic() + LISTENS_WITHIN_S
+        while not (url := self._logged_url()):
+            self._raise_if_ended_or_late(until, "it does not listen yet")
+            time.sleep(POLL_EVERY_S)
         self.url = url
 
-    def wait_until_ready(self, timeout_s: float) -> Readiness:
-        """Wait until a worker can take work; the engine takes its time to load.
+    def wait_until_ready(self, timeout_s: float) -> None:
+        """Wait until a worker can take a job; the engine needs time to load.
 
         Raises:
-            UnavailableError: It ended, or was not ready in time.
+            UnavailableError: The server ended, or was not ready in time.
         """
         until = time.monotonic() + timeout_s
         with StudioClient(self.url) as studio:
             while not (readiness := studio.ready()).ready:
-                self._raise_if_over(until, readiness.detail)
-                time.sleep(LOOK_AGAIN_S)
-        return readiness
+                self._raise_if_ended_or_late(until, readiness.detail)
+                time.sleep(POLL_EVERY_S)
 
-    def _told_url(self) -> str | None:
-        for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines():
-            if STARTED in line and line.startswith("{"):
-                url: str = json.loads(line)["url"]
-                return url
-        return None
+    def stop(self) -> None:
+        """Stop the server with SIGTERM, and with SIGKILL if it does not end in time."""
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
-    def _raise_if_over(self, until: float, detail: str = "it does not listen yet") -> None:
+    def _log_lines(self) -> list[str]:
+        return self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+
+    def _logged_url(self) -> str | None:
+        started = (line for line in self._log_lines() if STARTED in line and line.startswith("{"))
+        return next((json.loads(line)["url"] for line in started), None)
+
+    def _raise_if_ended_or_late(self, until: float, detail: str) -> None:
         if self.process.poll() is None and time.monotonic() < until:
             return
-        last = "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+        last = "\n".join(self._log_lines()[-15:])
         state = "is not ready" if self.process.returncode is None else f"ended with {self.process.returncode}"
         raise UnavailableError(f"the local server {state} ({detail}); the end of its log {self.log}:\n{last}")
 
 
 @contextmanager
-def running_server(
-    data_dir: Path, *, recipe: str, models_dir: Path | None = None, start_within_s: float = 120.0
-) -> Iterator[LocalServer]:
-    """Run `anime-studio serve` on a free loopback port with its own folder; stop it in good order."""
+def running_server(data_dir: Path, *, recipe: str, models_dir: Path | None = None) -> Iterator[LocalServer]:
+    """Run `anime-studio serve` on a free loopback port on *data_dir*, and stop it at the end."""
     data_dir.mkdir(parents=True, exist_ok=True)
     log = data_dir / "server.log"
     command = [
@@ -81,20 +87,11 @@ def running_server(
         *(() if models_dir is None else ("--models-dir", str(models_dir))),
     ]
     with log.open("wb") as file:
-        # Its own session: Ctrl-C is ours to handle; we stop it in good order.
+        # In its own session, so that Ctrl-C reaches this command alone, which then stops the server.
         process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
     server = LocalServer(process, log)
     try:
-        server.wait_until_answering(start_within_s)
+        server.wait_until_answering()
         yield server
     finally:
-        _stop(process)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_WITHIN_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        server.stop()

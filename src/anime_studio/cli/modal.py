@@ -40,11 +40,13 @@ def deploy(
     """Deploy the Modal app with the ANIME_STUDIO_ settings of this shell."""
     with answering(as_json=as_json) as output:
         _require_client()
-        from anime_studio.storage.modal_secret import require_keys
+        from anime_studio.on_modal.settings import ModalSettings
+        from anime_studio.on_modal.signing_keys import require_keys
 
+        ModalSettings.read()
         require_keys(env)
         command = [*DEPLOY, *(("--env", env) if env else ())]
-        output.say(f"PYTHONPATH={shlex.quote(str(SOURCE))} {shlex.join(command)}")
+        output.info(f"PYTHONPATH={shlex.quote(str(SOURCE))} {shlex.join(command)}")
         if not dry_run:
             _run(command, output)
         output.result({"command": command, "deployed": not dry_run}, "checked" if dry_run else "deployed")
@@ -55,7 +57,7 @@ def new(env: EnvironmentOption = None, as_json: JsonOption = False) -> None:
     """Make a signing key in the Secret; it signs from the next container on, and older ones still verify."""
     with answering(as_json=as_json) as output:
         _require_client()
-        from anime_studio.storage.modal_secret import add_key
+        from anime_studio.on_modal.signing_keys import add_key
 
         created = add_key(env)
         remedy = (
@@ -83,8 +85,8 @@ def _run(command: list[str], output: Output) -> None:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, (str(SOURCE), os.environ.get("PYTHONPATH")))),
     }
-    told = subprocess.DEVNULL if output.as_json else None
-    code = subprocess.run([sys.executable, "-m", *command], env=environment, stdout=told).returncode
+    stdout = subprocess.DEVNULL if output.as_json else None
+    code = subprocess.run([sys.executable, "-m", *command], env=environment, stdout=stdout).returncode
     if code != 0:
         raise UnavailableError(
             f"{shlex.join(command)} failed with exit code {code}; its output above says why"

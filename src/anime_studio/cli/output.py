@@ -1,7 +1,7 @@
-"""How every command answers: results on standard output, the rest on standard error, and a number.
+"""What every command writes: its result to standard output, all else to standard error, and an exit code.
 
-With `--json` standard output holds one JSON document and nothing else, and an error is a
-problem document (RFC 9457, as over HTTP) on standard error.
+With `--json`, standard output holds exactly one JSON document, and an error is a problem
+document (RFC 9457, as over HTTP) on standard error.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from rich.console import Console
 
 from anime_studio.client import (
     DEFAULT_URL,
+    ClientSettingsError,
     DownloadError,
     JobEndedError,
     JobTimeoutError,
@@ -26,19 +27,24 @@ from anime_studio.client import (
     UnavailableError,
     UnreachableError,
 )
+from anime_studio.client.errors import own_problem
 from anime_studio.core.errors import (
     AnimeStudioError,
     ConfigurationError,
+    DiskFullError,
+    HubDeniedError,
+    HubNotFoundError,
+    HubRateLimitedError,
+    HubUnreachableError,
     RequestError,
 )
-from anime_studio.core.errors import (
-    UnavailableError as CannotServe,
-)
+from anime_studio.core.errors import UnavailableError as ServiceUnavailableError
+from anime_studio.core.plain_text import visible
 from common.schemas import Problem
 
 
 class ExitCode(IntEnum):
-    """What the number says; `EXIT_CODES` tells people."""
+    """The exit codes; `EXIT_CODES` describes them to people."""
 
     OK = 0
     FAILED = 1
@@ -67,7 +73,8 @@ TimeoutOption = Annotated[
     typer.Option("--timeout", min=0.1, help="Stop waiting after so many seconds; the job goes on."),
 ]
 
-_KINDS: Final[tuple[tuple[type[Exception], ExitCode], ...]] = (
+_CODE_BY_ERROR: Final[tuple[tuple[type[Exception], ExitCode], ...]] = (
+    (ClientSettingsError, ExitCode.USAGE),
     (JobTimeoutError, ExitCode.TIMED_OUT),
     (JobEndedError, ExitCode.FAILED),
     (UnreachableError, ExitCode.UNREACHABLE),
@@ -76,7 +83,12 @@ _KINDS: Final[tuple[tuple[type[Exception], ExitCode], ...]] = (
     (UnavailableError, ExitCode.UNAVAILABLE),
     (ConfigurationError, ExitCode.USAGE),
     (RequestError, ExitCode.USAGE),
-    (CannotServe, ExitCode.UNAVAILABLE),
+    (ServiceUnavailableError, ExitCode.UNAVAILABLE),
+    (HubUnreachableError, ExitCode.UNREACHABLE),
+    (HubRateLimitedError, ExitCode.UNAVAILABLE),
+    (HubDeniedError, ExitCode.REFUSED),
+    (HubNotFoundError, ExitCode.USAGE),
+    (DiskFullError, ExitCode.FILE),
 )
 
 
@@ -90,56 +102,54 @@ class Output:
     def result(self, document: BaseModel | dict[str, Any] | list[Any], text: str) -> None:
         """Write the result: *document* for programs, or *text* for people."""
         if self.as_json:
-            plain = document.model_dump(mode="json") if isinstance(document, BaseModel) else document
-            typer.echo(json.dumps(plain, ensure_ascii=False, indent=2))
+            content = document.model_dump(mode="json") if isinstance(document, BaseModel) else document
+            typer.echo(json.dumps(content, ensure_ascii=False, indent=2))
         else:
-            typer.echo(text)
+            typer.echo(visible(text))
 
-    def say(self, text: str) -> None:
-        """Tell people something on the way."""
+    def info(self, text: str) -> None:
+        """Write a line for people about what happens now."""
         if not self.as_json:
-            self.people.print(text, markup=False)
+            self.people.print(visible(text), markup=False)
 
     def problem(self, problem: Problem, hint: str | None = None) -> None:
-        """Tell what went wrong, and what to do next."""
+        """Write what went wrong, and what to do next."""
         if self.as_json:
             typer.echo(problem.model_dump_json(exclude_none=True), err=True)
             return
-        self.people.print(f"error: {problem.detail} [{problem.code}]", markup=False, style="red")
+        self.people.print(f"error: {visible(problem.detail)} [{problem.code}]", markup=False, style="red")
         if hint:
             self.people.print(f"next: {hint}", markup=False)
 
 
 @contextmanager
 def answering(*, as_json: bool) -> Iterator[Output]:
-    """Give a command its output, and turn what it raises into words and an exit code."""
+    """Give a command its output, and turn an error that it raises into a message and an exit code."""
     output = Output(as_json=as_json)
     try:
         yield output
     except (StudioError, AnimeStudioError) as error:
-        problem = error.problem if isinstance(error, StudioError) else error.problem()
-        output.problem(problem, hint_for(error))
+        output.problem(_problem_of(error), hint_for(error))
         raise typer.Exit(exit_code_of(error)) from None
     except OSError as error:
-        detail = f"{error.filename or 'a file'}: {error.strerror or error}"
+        detail = f"{error.filename2 or error.filename or 'a file'}: {error.strerror or error}"
         output.problem(own_problem("file_failed", detail))
         raise typer.Exit(ExitCode.FILE) from None
     except KeyboardInterrupt:
-        output.say("interrupted")
+        output.info("interrupted")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
+def _problem_of(error: StudioError | AnimeStudioError) -> Problem:
+    if isinstance(error, StudioError):
+        return error.problem
+    # The error of this very process: its user may see where the file is.
+    return error.problem().model_copy(update={"detail": error.detail})
+
+
 def exit_code_of(error: Exception) -> ExitCode:
-    """Return the number that *error* ends a command with."""
-    return next((code for kind, code in _KINDS if isinstance(error, kind)), ExitCode.FAILED)
-
-
-def own_problem(code: str, detail: str, status: int = 500) -> Problem:
-    """Return a problem that this command saw itself."""
-    title = code.replace("_", " ").capitalize()
-    return Problem(
-        type=f"/problems/{code}", title=title, status=status, detail=detail, code=code, retryable=False
-    )
+    """Return the exit code for *error*."""
+    return next((code for kind, code in _CODE_BY_ERROR if isinstance(error, kind)), ExitCode.FAILED)
 
 
 def hint_for(error: Exception) -> str | None:

@@ -1,4 +1,4 @@
-"""The whole path, proved with one real clip: what stands between a prompt and the screen."""
+"""Checks the whole way from a prompt to a played clip, with one real clip."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ import httpx
 from pydantic import BaseModel
 
 from anime_studio.client import StudioClient, StudioError
+from anime_studio.client.connection import settings_for
 from common.schemas import Clip, Job, JobState
 from common.show import RecipeCard
 
 PROMPT: Final = "a small cat sits on a roof at sunset"
-ASK_FOR_BYTES: Final = 1024
-FIRST_BOXES: Final = b"ftyp"
+RANGE_BYTES: Final = 1024
+FIRST_BOX: Final = b"ftyp"
 
 
 class Check(BaseModel):
-    """One thing tried and how it went."""
+    """One check and its result."""
 
     name: str
     passed: bool
@@ -29,15 +30,15 @@ class Check(BaseModel):
 
 
 class PreflightError(Exception):
-    """The check ran and what came back is wrong."""
+    """A check got a wrong answer."""
 
 
 def examine(url: str, timeout_s: float) -> Iterator[Check]:
-    """Yield the checks in order; the first one that fails is the last."""
+    """Run the checks in order and yield each; the first that fails is the last."""
     try:
         with (
             StudioClient(url, retry_for_s=0, patience_s=timeout_s) as studio,
-            httpx.Client(timeout=30) as http,
+            httpx.Client(**settings_for(url)) as http,
         ):
             yield from _Preflight(studio, http, timeout_s).run()
     except ValueError as error:
@@ -45,7 +46,7 @@ def examine(url: str, timeout_s: float) -> Iterator[Check]:
 
 
 class _Preflight:
-    """Each step returns what to tell, and leaves what the next one needs."""
+    """The steps. Each returns its detail and stores what later steps need."""
 
     def __init__(self, studio: StudioClient, http: httpx.Client, timeout_s: float) -> None:
         self.studio, self.http, self.timeout_s = studio, http, timeout_s
@@ -97,7 +98,8 @@ class _Preflight:
     def events(self) -> str:
         seen = [job.state for job in self.studio.events(self.job.job_id, timeout_s=self.timeout_s)]
         self.job = self.studio.get(self.job.job_id)
-        _require(self.job.state is JobState.SUCCEEDED, _why(self.job))
+        reason = self.job.error.detail if self.job.error else "no reason was given"
+        _require(self.job.state is JobState.SUCCEEDED, f"the job ended as {self.job.state}: {reason}")
         if self.job.clip is None:
             raise PreflightError("the job succeeded, but its clip is gone: is the disk nearly full?")
         self.clip = self.job.clip
@@ -105,18 +107,18 @@ class _Preflight:
 
     def clip_bytes(self) -> str:
         answer = self.http.get(self.clip.url)
-        _require(answer.status_code == 200, f"{_place(self.clip.url)} answered {answer.status_code}")
+        _require(answer.status_code == 200, f"{_origin(self.clip.url)} answered {answer.status_code}")
         _require(
             hashlib.sha256(answer.content).hexdigest() == self.clip.sha256, "the bytes differ from the record"
         )
-        _require(answer.content[4:8] == FIRST_BOXES, "the file is no MP4")
+        _require(answer.content[4:8] == FIRST_BOX, "the file is no MP4")
         head = answer.content[: answer.content.find(b"mdat")]
         _require(b"moov" in head, "the MP4 is not faststart: players would wait for its end")
         return f"{len(answer.content) / 1e6:.2f} MB MP4, SHA-256 as recorded, faststart"
 
     def ranges(self) -> str:
-        answer = self.http.get(self.clip.url, headers={"Range": f"bytes=0-{ASK_FOR_BYTES - 1}"})
-        expected = min(ASK_FOR_BYTES, self.clip.size_bytes)
+        answer = self.http.get(self.clip.url, headers={"Range": f"bytes=0-{RANGE_BYTES - 1}"})
+        expected = min(RANGE_BYTES, self.clip.size_bytes)
         _require(answer.status_code == 206, f"a Range request got {answer.status_code}: OBS could not seek")
         _require(len(answer.content) == expected, f"a Range request got {len(answer.content)} bytes")
         return f"206, {answer.headers.get('content-range')}"
@@ -132,7 +134,7 @@ class _Preflight:
         _require(again is not None, "the clip is gone already")
         drift_s = abs(left_s - self.clip.expires_in_s)
         clocks = f"; this clock is {drift_s:.0f} s off the server's" if drift_s > self.timeout_s else ""
-        return f"good for {self.clip.expires_in_s} s at {_place(self.clip.url)}, renewed by reading the job{clocks}"
+        return f"good for {self.clip.expires_in_s} s at {_origin(self.clip.url)}, renewed by reading the job{clocks}"
 
     def receipt(self) -> str:
         cost = self.job.cost
@@ -144,11 +146,7 @@ def _require(holds: bool, otherwise: str) -> None:
         raise PreflightError(otherwise)
 
 
-def _why(job: Job) -> str:
-    return f"the job ended as {job.state}: {job.error.detail if job.error else 'no reason was given'}"
-
-
-def _place(url: str) -> str:
-    # Never the query: it opens the clip.
+def _origin(url: str) -> str:
+    # Without the query, which opens the clip.
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}"

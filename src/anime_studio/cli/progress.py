@@ -1,4 +1,4 @@
-"""A job's progress: a bar on a terminal, one line for each change elsewhere, nothing with `--json`."""
+"""A job's progress: a bar on a terminal, else a line for each change, nothing with `--json`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from anime_studio.cli.output import Output
-from common.schemas import Job, JobState
+from anime_studio.core.stage_words import STAGE_WORDS
+from common.schemas import Job, JobState, Stage
 
 
 @contextmanager
 def progress_of(output: Output) -> Iterator[Callable[[Job], None]]:
-    """Give a function that shows a job."""
+    """Yield a function that shows a job."""
     if output.as_json:
         yield lambda _: None
     elif output.people.is_terminal:
@@ -24,20 +25,24 @@ def progress_of(output: Output) -> Iterator[Callable[[Job], None]]:
 
 
 def describe(job: Job) -> str:
-    """Return where a job is, in words: `denoise 2/3, 61 %, about 4 s left`."""
+    """Describe a job in words: `Drawing, step 2 of 3, 61%, about 4 s left`."""
     if job.state is JobState.QUEUED:
         ahead = job.queue_position
-        words = "queued" if not ahead else f"queued, {ahead} ahead"
+        words = "Next in line" if not ahead else f"{STAGE_WORDS['queue']}, {ahead} ahead"
     elif job.state is JobState.RUNNING:
         progress = job.progress
-        words = job.stage.value if job.stage else "running"
-        if progress.total_steps:
-            words += f" {progress.step}/{progress.total_steps}"
+        words = STAGE_WORDS[_timing_of(job.stage)]
+        if job.stage is Stage.DENOISE:
+            words += f", step {min(progress.step + 1, progress.total_steps)} of {progress.total_steps}"
         words += f", {progress.fraction:.0%}"
     else:
         return job.state.value
     eta_s = job.progress.eta_s
     return words if eta_s is None else f"{words}, about {eta_s:.0f} s left"
+
+
+def _timing_of(stage: Stage | None) -> str:
+    return "start" if stage in (None, Stage.STARTING) else str(stage)
 
 
 @contextmanager
@@ -49,14 +54,14 @@ def _bar(output: Output) -> Iterator[Callable[[Job], None]]:
 
 
 class _Lines:
-    """Says a stage or step once, however often it is told."""
+    """Prints a line when state, stage, step or place in the queue changes."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
-        self._said: object = None
+        self._shown: object = None
 
     def __call__(self, job: Job) -> None:
-        news = (job.state, job.stage, job.progress.step, job.queue_position)
-        if news != self._said:
-            self._said = news
-            self._output.say(describe(job))
+        current = (job.state, job.stage, job.progress.step, job.queue_position)
+        if current != self._shown:
+            self._shown = current
+            self._output.info(describe(job))

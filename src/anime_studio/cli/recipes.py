@@ -1,4 +1,4 @@
-"""`recipes`: what can be drawn, with which numbers, from which source."""
+"""`recipes`: the recipes with their numbers and sources."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def recipes(as_json: JsonOption = False) -> None:
         if output.as_json:
             output.result([_document(recipe) for recipe in RECIPES.values()], "")
         else:
-            _tell(RECIPES.values())
+            _print_table()
 
 
-def _tell(shown: Any) -> None:
+def _print_table() -> None:
     console = Console()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("recipe", "steps", "guidance", "clips", "model", "licence"):
         table.add_column(heading, overflow="fold")
-    for recipe in shown:
+    for recipe in RECIPES.values():
         guidance = "none" if recipe.guidance_scale is None else f"{recipe.guidance_scale:g}"
         shortest_s, longest_s = recipe.min_frames / recipe.fps, recipe.max_frames / recipe.fps
         clips = f"{longest_s:.2g} s" if shortest_s == longest_s else f"{shortest_s:.2g}–{longest_s:.2g} s"
@@ -41,7 +41,7 @@ def _tell(shown: Any) -> None:
             model = "random, for tests"
         table.add_row(recipe.name, str(recipe.num_inference_steps), guidance, clips, model, recipe.license)
     console.print(table)
-    for recipe in shown:
+    for recipe in RECIPES.values():
         console.print(f"\n[bold]{recipe.name}[/bold]: {recipe.summary}")
         console.print(f"  source: {recipe.source}", markup=False, highlight=False)
 

@@ -1,4 +1,4 @@
-"""`serve`: the local server, its settings from the environment and these flags."""
+"""`serve`: runs the local server with the settings of the environment and of its flags."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from anime_studio.cli.installing import install_command
 from anime_studio.cli.output import answering
 from anime_studio.core.errors import ConfigurationError
-from anime_studio.settings import Settings
+from anime_studio.settings import Settings, wrong_values
 
 
 def register(app: typer.Typer) -> None:
@@ -30,31 +31,24 @@ def serve(
     max_queued_jobs: Annotated[int | None, typer.Option(help="More are refused with 429.")] = None,
 ) -> None:
     """Serve the API and the pages until Ctrl-C. Every setting is also an ANIME_STUDIO_… variable."""
-    flags = {
-        "recipe": recipe,
-        "host": host,
-        "port": port,
-        "data_dir": data_dir,
-        "models_dir": models_dir,
-        "device": device,
-        "base_url": base_url,
-        "log_format": log_format,
-        "max_queued_jobs": max_queued_jobs,
-    }
-    with answering(as_json=False):
-        settings = settings_with({name: value for name, value in flags.items() if value is not None})
+    flags = {name: value for name, value in locals().items() if value is not None}  # each is a setting's name
+    with answering(as_json=False) as output:
+        settings = settings_with(flags)
+        if output.people.is_terminal and settings.port:
+            address = settings.base_url or f"http://{settings.host}:{settings.port}"
+            output.info(f"the studio page: {address} (the engine needs some seconds first; Ctrl-C ends)")
         try:
-            from anime_studio.local import serve as serve_until_stopped
+            from anime_studio.on_laptop.server import serve as serve_until_stopped
 
             serve_until_stopped(settings)
         except ModuleNotFoundError as error:
             raise ConfigurationError(
-                f"the server needs {error.name}; install it with: pip install 'anime-studio[server,engine]'"
+                f"the server needs {error.name}; install it with: {install_command('server,engine')}"
             ) from None
 
 
 def settings_with(flags: dict[str, Any]) -> Settings:
-    """Return the environment's settings, *flags* first.
+    """Return the settings of the environment, with those of *flags* in their place.
 
     Raises:
         ConfigurationError: A value is wrong; the detail names its variable.
@@ -62,8 +56,4 @@ def settings_with(flags: dict[str, Any]) -> Settings:
     try:
         return Settings(**flags)
     except ValidationError as error:
-        told = "; ".join(
-            f"{item['loc'][0]} (ANIME_STUDIO_{str(item['loc'][0]).upper()}): {item['msg']}"
-            for item in error.errors()
-        )
-        raise ConfigurationError(told) from None
+        raise ConfigurationError(wrong_values(error)) from None

@@ -1,12 +1,14 @@
-"""`watch`, `report`, `warm`, `preflight`: for whoever is on call during the show."""
+"""`watch`, `report`, `warm`, `preflight`: the commands of the operator of a live show."""
 
 from __future__ import annotations
 
 import time
-from datetime import datetime
+from collections import deque
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
+import httpx
 import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -16,12 +18,15 @@ from rich.text import Text
 from anime_studio.cli.generate import studio_at
 from anime_studio.cli.output import ExitCode, JsonOption, UrlOption, answering
 from anime_studio.cli.preflight import examine
-from anime_studio.cli.show_report import render_report
+from anime_studio.cli.show_report import Poster, render_report
 from anime_studio.client import DEFAULT_URL, StudioClient, StudioError
+from anime_studio.core.plain_text import visible
+from anime_studio.core.stage_words import STAGE_WORDS
 from common.schemas import SignalKind
-from common.show import Percentiles, ShowStatus
+from common.show import ChannelClip, Percentiles, ShowStatus
 
 LONGEST_REPORT_H = 7 * 24
+MOST_POSTERS = 100
 _STATUS_STYLES = {"ready": "green", "asleep": "blue", "starting": "yellow", "unavailable": "red"}
 
 
@@ -47,7 +52,7 @@ def watch(
             return
         with Live(screen=not once, auto_refresh=False) as live:
             while True:
-                live.update(_look(studio, window), refresh=True)
+                live.update(_current_status(studio, window), refresh=True)
                 if once:
                     return
                 time.sleep(every)
@@ -55,6 +60,12 @@ def watch(
 
 def report(
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("show.html"),
+    channel: Annotated[
+        str | None,
+        typer.Option(
+            help="Show this channel's clips, with their prompts and who asked; at most the newest 100."
+        ),
+    ] = None,
     hours: Annotated[float, typer.Option(min=0.1, max=LONGEST_REPORT_H, help="How far to look back.")] = 6.0,
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
@@ -62,9 +73,29 @@ def report(
     """Write one HTML file about the show: every job, its seconds, its cost; it needs nothing else to open."""
     with answering(as_json=as_json) as output, studio_at(url) as studio:
         status = studio.show_status(window_s=round(hours * 3600), jobs=1000)
-        out.write_text(render_report(status), encoding="utf-8")
+        posters = [] if channel is None else posters_of(studio, channel, status)
+        out.write_text(render_report(status, posters), encoding="utf-8")
         clips = f"{status.succeeded} clips, {status.failed} failed, {status.cancelled} cancelled"
         output.result({"file": str(out), "finished": status.finished}, f"{out}: {clips}")
+
+
+def posters_of(studio: StudioClient, channel: str, status: ShowStatus) -> list[Poster]:
+    """Return the channel's clips of the report's time, oldest first; whoever knows the channel may see them."""
+    since = status.now - timedelta(seconds=status.window_s)
+    clips: deque[ChannelClip] = deque(maxlen=MOST_POSTERS)
+    page = studio.channel_clips(channel, 0)
+    while True:
+        clips.extend(entry for entry in page.clips if entry.finished_at >= since)
+        if not page.more:
+            break
+        page = studio.channel_clips(channel, page.next_after)
+    posters = []
+    with httpx.Client(timeout=30, follow_redirects=True) as http:
+        for entry in clips:
+            answer = http.get(entry.clip.poster_url)
+            if answer.is_success:  # one that was swept meanwhile is left out
+                posters.append(Poster(answer.content, entry.prompt, entry.requested_by, entry.finished_at))
+    return posters
 
 
 def warm(
@@ -96,7 +127,7 @@ def preflight(
         checks = []
         for check in examine(url, timeout):
             checks.append(check)
-            output.say(f"{'ok    ' if check.passed else 'FAILED'}  {check.name:<9} {check.detail}")
+            output.info(f"{'ok    ' if check.passed else 'FAILED'}  {check.name:<9} {check.detail}")
         passed = all(check.passed for check in checks)
         document = {"passed": passed, "checks": [check.model_dump() for check in checks]}
         output.result(document, "ready to go live" if passed else "not ready to go live")
@@ -104,11 +135,11 @@ def preflight(
             raise typer.Exit(ExitCode.FAILED)
 
 
-def _look(studio: StudioClient, window_s: int) -> RenderableType:
+def _current_status(studio: StudioClient, window_s: int) -> RenderableType:
     try:
         return render_status(studio.show_status(window_s=window_s))
     except StudioError as error:
-        return Text(f"{datetime.now().astimezone():%H:%M:%S}  {error}", style="red")
+        return Text(f"{datetime.now().astimezone():%H:%M:%S}  {visible(str(error))}", style="red")
 
 
 def render_status(status: ShowStatus) -> RenderableType:
@@ -117,7 +148,7 @@ def render_status(status: ShowStatus) -> RenderableType:
     head = Text.assemble(
         ("● ", _STATUS_STYLES[readiness.status]),
         (readiness.status, "bold"),
-        f"  {readiness.detail}  ·  {status.recipe}  ·  {status.now.astimezone():%H:%M:%S}",
+        f"  {visible(readiness.detail)}  ·  {status.recipe}  ·  {status.now.astimezone():%H:%M:%S}",
     )
     return Group(head, Text(), _numbers(status), Text(), _stages(status), Text(), _errors(status))
 
@@ -150,7 +181,11 @@ def _stages(status: ShowStatus) -> Table:
     longest_s = max((stage.p95_s for stage in status.stages.values()), default=0.0) or 1.0
     for name, stage in status.stages.items():
         table.add_row(
-            name, f"{stage.p50_s:.2f}", f"{stage.p95_s:.2f}", str(stage.count), _bar(stage, longest_s)
+            STAGE_WORDS.get(name, name),
+            f"{stage.p50_s:.2f}",
+            f"{stage.p95_s:.2f}",
+            str(stage.count),
+            _bar(stage, longest_s),
         )
     return table
 
@@ -167,6 +202,9 @@ def _errors(status: ShowStatus) -> RenderableType:
     table = Table("at", "code", "request", "what happened", box=None, padding=(0, 2), header_style="dim")
     for error in status.errors:
         table.add_row(
-            f"{error.at.astimezone():%H:%M:%S}", Text(error.code, style="red"), error.request_id, error.detail
+            f"{error.at.astimezone():%H:%M:%S}",
+            Text(error.code, style="red"),
+            error.request_id,
+            visible(error.detail),
         )
     return table

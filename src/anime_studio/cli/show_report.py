@@ -1,15 +1,19 @@
-"""The night in one HTML file: no script, no font, no picture from elsewhere; charts are inline SVG."""
+"""The report of a show as one HTML file without scripts or links; its charts are inline SVG."""
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from html import escape
 
+from anime_studio.core.stage_words import STAGE_WORDS
 from common.schemas import JobState
 from common.show import FinishedJob, ShowStatus
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 880, 240, 56, 28, 12
+WIDEST_BAR = 40.0
 _STAGES = ("queue", "start", "text", "denoise", "decode", "store")
 _STAGE_COLOURS = {
     "queue": "#b9c3dd",
@@ -28,7 +32,8 @@ body { margin: 0 auto; max-width: 58rem; padding: 2rem 1.25rem 4rem; background:
 h1 { margin: 0; font-size: 1.75rem; letter-spacing: -.015em; }
 h2 { margin: 0 0 .75rem; font-size: 1.1rem; }
 section, .tiles > div { border: 1px solid #d5dbea; border-radius: 14px; background: #fff; padding: 1.1rem 1.25rem; }
-section { margin-top: 1.25rem; overflow-x: auto; }
+section { margin-top: 1.25rem; }
+.scroll { overflow-x: auto; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8rem, 1fr)); gap: .75rem; margin-top: 1.25rem; }
 .tiles b { display: block; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
 .soft, td.soft { color: #525b78; font-size: .875rem; }
@@ -37,13 +42,26 @@ th, td { padding: .4rem .8rem .4rem 0; border-bottom: 1px solid #e4e8f3; text-al
 svg { display: block; width: 100%; height: auto; font: 12px system-ui, sans-serif; }
 svg text { fill: #525b78; }
 code { font: .8rem ui-monospace, monospace; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: .9rem; }
+figure { margin: 0; overflow-wrap: anywhere; overflow: hidden; font-size: .875rem; }
+figure img { display: block; width: 100%; aspect-ratio: 832 / 480; object-fit: cover; border-radius: 8px; background: #1d2547; }
 .key span { display: inline-block; margin-right: 1rem; }
 .key i { display: inline-block; width: .7rem; height: .7rem; margin-right: .35rem; border-radius: 3px; }
 """
 
 
-def render_report(status: ShowStatus) -> str:
-    """Return the whole document for *status*, which lists its jobs newest first."""
+@dataclass(frozen=True, slots=True)
+class Poster:
+    """A clip of the night, as its channel shows it."""
+
+    jpeg: bytes
+    prompt: str
+    requested_by: str | None
+    finished_at: datetime
+
+
+def render_report(status: ShowStatus, posters: Sequence[Poster] = ()) -> str:
+    """Return the whole document for *status*, which lists its jobs newest first, with the *posters* of a channel."""
     jobs = sorted(status.jobs, key=lambda job: job.finished_at)
     since = status.now - timedelta(seconds=status.window_s)
     note = "Only the newest jobs are counted: more ended in this time. " if status.truncated else ""
@@ -53,15 +71,20 @@ def render_report(status: ShowStatus) -> str:
             '<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>Show report {status.now:%Y-%m-%d}</title><style>{_STYLE}</style></head><body>",
-            f"<h1>Show report</h1><p class='soft'>{since:%Y-%m-%d %H:%M} to {status.now:%Y-%m-%d %H:%M} UTC, "
+            f"<main><h1>Show report</h1><p class='soft'>{since:%Y-%m-%d %H:%M} to {status.now:%Y-%m-%d %H:%M} UTC, "
             f"recipe {escape(status.recipe)}, version {escape(status.version)}. {note}</p>",
             _tiles(status),
-            _section("Seconds of each clip, by stage", _stacks(jobs) + _key(_STAGE_COLOURS.items())),
+            *([_section("Clips", _gallery(posters))] if posters else []),
+            _section(
+                "Seconds of each clip, by stage",
+                _stacks(jobs)
+                + _key((STAGE_WORDS[stage], colour) for stage, colour in _STAGE_COLOURS.items()),
+            ),
             _section("From asking to ready, over the night", _timeline(jobs) + _state_key()),
             _section("Spend, added up", _spend(jobs)),
             _section("Stages", _stage_table(status)),
-            _section("Without a clip", _failures(jobs)),
-            "</body></html>",
+            _section(f"Every job: {len(jobs)}", _every_job(jobs)),
+            "</main></body></html>",
         )
     )
 
@@ -95,12 +118,12 @@ def _tiles(status: ShowStatus) -> str:
 
 
 def _stacks(jobs: Sequence[FinishedJob]) -> str:
-    drawn = [job for job in jobs if job.state is JobState.SUCCEEDED]
-    seconds = [[getattr(job.timings, f"{stage}_s") or 0.0 for stage in _STAGES] for job in drawn]
+    succeeded = [job for job in jobs if job.state is JobState.SUCCEEDED]
+    seconds = [[getattr(job.timings, f"{stage}_s") or 0.0 for stage in _STAGES] for job in succeeded]
     longest_s = max((sum(stages) for stages in seconds), default=0.0)
     if not longest_s:
         return "<p class='soft'>No clip in this time.</p>"
-    step = (WIDTH - LEFT) / len(drawn)
+    width = min(WIDEST_BAR, max(1.0, _step(len(succeeded)) * 0.8))
     bars = []
     for index, stages in enumerate(seconds):
         top = float(HEIGHT - BOTTOM)
@@ -108,22 +131,22 @@ def _stacks(jobs: Sequence[FinishedJob]) -> str:
             height = (HEIGHT - BOTTOM - TOP) * length_s / longest_s
             top -= height
             bars.append(
-                f'<rect x="{LEFT + index * step:.1f}" y="{top:.1f}" width="{max(1.0, step * 0.8):.1f}" '
+                f'<rect x="{_x_of(index, len(succeeded)) - width / 2:.1f}" y="{top:.1f}" width="{width:.1f}" '
                 f'height="{height:.1f}" fill="{_STAGE_COLOURS[stage]}"/>'
             )
-    return _chart("Seconds of each clip by stage", f"{longest_s:.1f} s", bars, "first clip", "last clip")
+    return _chart("Seconds of each clip by stage", f"{longest_s:.1f} s", bars, *_ends(succeeded))
 
 
 def _timeline(jobs: Sequence[FinishedJob]) -> str:
-    points = [(job, (job.finished_at - job.created_at).total_seconds()) for job in jobs]
-    longest_s = max((seconds for _, seconds in points), default=0.0)
-    if not longest_s:
+    seconds = [(job.finished_at - job.created_at).total_seconds() for job in jobs]
+    longest_s = max(seconds, default=0.0)
+    if longest_s <= 0:
         return "<p class='soft'>No job in this time.</p>"
-    axis = _TimeAxis(jobs)
+    radius = min(4.0, max(1.2, _step(len(jobs)) / 2))
     dots = [
-        f'<circle cx="{axis.x_of(job):.1f}" cy="{_y_of(seconds / longest_s):.1f}" r="4" fill="{_STATE_COLOURS[job.state]}" '
-        f'fill-opacity=".75"><title>{escape(job.request_id)}: {seconds:.1f} s, {job.state}</title></circle>'
-        for job, seconds in points
+        f'<circle cx="{_x_of(index, len(jobs)):.1f}" cy="{_y_of(max(0.0, took_s) / longest_s):.1f}" r="{radius:.1f}" '
+        f'fill="{_STATE_COLOURS[job.state]}"><title>{escape(job.request_id)}: {took_s:.1f} s, {job.state}</title></circle>'
+        for index, (job, took_s) in enumerate(zip(jobs, seconds, strict=True))
     ]
     return _chart("Seconds from asking to the end", f"{longest_s:.1f} s", dots, *_ends(jobs))
 
@@ -132,23 +155,21 @@ def _spend(jobs: Sequence[FinishedJob]) -> str:
     total_usd = sum(job.cost.usd for job in jobs if job.cost)
     if not total_usd:
         return "<p class='soft'>Nothing was billed.</p>"
-    axis, sum_usd, points = _TimeAxis(jobs), 0.0, [f"{LEFT},{_y_of(0):.1f}"]
-    for job in jobs:
+    sum_usd, points = 0.0, [f"{LEFT},{_y_of(0):.1f}"]
+    for index, job in enumerate(jobs):
         sum_usd += job.cost.usd if job.cost else 0.0
-        points.append(f"{axis.x_of(job):.1f},{_y_of(sum_usd / total_usd):.1f}")
+        points.append(f"{_x_of(index, len(jobs)):.1f},{_y_of(sum_usd / total_usd):.1f}")
     line = f'<polyline points="{" ".join(points)}" fill="none" stroke="#2a55d6" stroke-width="2.5"/>'
     return _chart("Dollars spent so far", f"${total_usd:.4f}", [line], *_ends(jobs))
 
 
-class _TimeAxis:
-    """Where along the width a job ended."""
+def _step(count: int) -> float:
+    return (WIDTH - LEFT) / count
 
-    def __init__(self, jobs: Sequence[FinishedJob]) -> None:
-        self._first = jobs[0].finished_at
-        self._span_s = max(1.0, (jobs[-1].finished_at - self._first).total_seconds())
 
-    def x_of(self, job: FinishedJob) -> float:
-        return LEFT + (WIDTH - LEFT - 8) * (job.finished_at - self._first).total_seconds() / self._span_s
+def _x_of(index: int, count: int) -> float:
+    """Return the middle of a job's own place: jobs that ended at one moment stay apart."""
+    return LEFT + _step(count) * (index + 0.5)
 
 
 def _y_of(share: float) -> float:
@@ -156,7 +177,9 @@ def _y_of(share: float) -> float:
 
 
 def _ends(jobs: Sequence[FinishedJob]) -> tuple[str, str]:
-    return f"{jobs[0].finished_at:%H:%M} UTC", f"{jobs[-1].finished_at:%H:%M} UTC"
+    if len(jobs) == 1:
+        return "", f"the only one, {jobs[0].finished_at:%H:%M} UTC"
+    return f"first, {jobs[0].finished_at:%H:%M} UTC", f"last, {jobs[-1].finished_at:%H:%M} UTC"
 
 
 def _chart(title: str, most: str, marks: Iterable[str], first: str, last: str) -> str:
@@ -184,19 +207,43 @@ def _state_key() -> str:
 
 def _stage_table(status: ShowStatus) -> str:
     rows = "".join(
-        f"<tr><th scope='row'>{escape(name)}</th><td>{stage.p50_s:.2f}</td><td>{stage.p95_s:.2f}</td><td>{stage.count}</td></tr>"
+        f"<tr><th scope='row'>{escape(STAGE_WORDS.get(name, name))}</th><td>{stage.p50_s:.2f}</td>"
+        f"<td>{stage.p95_s:.2f}</td><td>{stage.count}</td></tr>"
         for name, stage in status.stages.items()
     )
-    return f"<table><tr><th>Stage</th><th>p50 s</th><th>p95 s</th><th>jobs</th></tr>{rows}</table>"
+    head = "".join(f"<th scope='col'>{name}</th>" for name in ("Stage", "p50 s", "p95 s", "jobs"))
+    return f"<table><tr>{head}</tr>{rows}</table>"
 
 
-def _failures(jobs: Sequence[FinishedJob]) -> str:
-    lost = [job for job in jobs if job.state is not JobState.SUCCEEDED]
-    if not lost:
-        return "<p class='soft'>Every job has its clip.</p>"
+def _every_job(jobs: Sequence[FinishedJob]) -> str:
+    if not jobs:
+        return "<p class='soft'>No job in this time.</p>"
     rows = "".join(
-        f"<tr><td>{job.finished_at:%H:%M:%S}</td><td>{job.state}</td><td><code>{escape(job.error_code or '')}</code></td>"
-        f"<td><code>{escape(job.request_id)}</code></td><td>{escape(job.source or '')}</td></tr>"
-        for job in lost
+        f"<tr><td>{job.finished_at:%H:%M:%S}</td><td>{job.state}</td><td>{_seconds(job.timings.queue_s)}</td>"
+        f"<td>{_seconds(job.timings.total_s)}</td><td>{job.start_kind or ''}</td>"
+        f"<td>{'' if job.cost is None else f'${job.cost.usd:.4f}'}</td><td>{escape(job.source or '')}</td>"
+        f"<td><code>{escape(job.error_code or '')}</code></td><td><code>{escape(job.request_id)}</code></td></tr>"
+        for job in jobs
     )
-    return f"<table><tr><th>Ended</th><th>As</th><th>Code</th><th>Request</th><th>Asked by</th></tr>{rows}</table>"
+    names = ("Ended", "As", "Waited s", "In all s", "Start", "Cost", "Through", "Code", "Request")
+    head = "".join(f"<th scope='col'>{name}</th>" for name in names)
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return f"<div class='scroll' tabindex='0' role='group' aria-label='Every job'>{table}</div>"
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _gallery(posters: Sequence[Poster]) -> str:
+    figures = "".join(
+        f"<figure><img alt='' src='data:image/jpeg;base64,{b64encode(poster.jpeg).decode()}'>"
+        f"<figcaption>{escape(_cut(poster.prompt))}<div class='soft'>{poster.finished_at:%H:%M} UTC"
+        f"{f', for {escape(poster.requested_by)}' if poster.requested_by else ''}</div></figcaption></figure>"
+        for poster in posters
+    )
+    return f"<div class='gallery'>{figures}</div>"
+
+
+def _cut(text: str, most: int = 160) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

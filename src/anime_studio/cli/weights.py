@@ -1,4 +1,4 @@
-"""`weights`: fetch a recipe's checkpoint, prepare it for fast loading, and check every byte of both."""
+"""`weights`: fetch, update, prepare, check, list and prune the checkpoints and decoders on this machine."""
 
 from __future__ import annotations
 
@@ -7,15 +7,28 @@ from typing import Annotated
 
 import typer
 
+from anime_studio.checkpoints import store
+from anime_studio.checkpoints.decoders import fetch_decoder, locate_with_decoder
+from anime_studio.checkpoints.inventory import Item, inventory, remove, unused
+from anime_studio.checkpoints.manifest import Manifest, Packing
+from anime_studio.checkpoints.prepared import PREPARE_COMMAND, all_prepared, verify_prepared
+from anime_studio.checkpoints.store import Checkpoint
+from anime_studio.cli.fetch_report import FetchReport
 from anime_studio.cli.output import JsonOption, Output, answering
-from anime_studio.core.recipes import Recipe, get_recipe
-from anime_studio.prepared import PREPARE_COMMAND, Forms, Packing, read_layout
+from anime_studio.core.decoders import PUBLISHED, Decoder
+from anime_studio.core.errors import ConfigurationError
+from anime_studio.core.recipes import Recipe, get_recipe, require_decoder
 from anime_studio.settings import Settings
-from anime_studio.weights import Checkpoint, read_manifest, size_bytes_of
 
 RecipeOption = Annotated[
     str, typer.Option("--recipe", envvar="ANIME_STUDIO_RECIPE", help="Name of the recipe.", metavar="NAME")
 ]
+
+DecoderOption = Annotated[
+    Decoder, typer.Option("--decoder", envvar="ANIME_STUDIO_DECODER", help="What makes frames of latents.")
+]
+
+PRUNE_COMMAND = "anime-studio weights prune"
 
 commands = typer.Typer(
     name="weights", help="Fetch, prepare and check a recipe's checkpoint.", no_args_is_help=True
@@ -28,16 +41,73 @@ def register(app: typer.Typer) -> None:
 
 
 @commands.command()
-def fetch(recipe: RecipeOption, as_json: JsonOption = False) -> None:
-    """Download the checkpoint, hash it, and make it visible in one step. Safe to interrupt and repeat."""
-    from anime_studio import weights
-
+def fetch(recipe: RecipeOption, decoder: DecoderOption = Decoder.FULL, as_json: JsonOption = False) -> None:
+    """Download the checkpoint and the decoder, compare them with the hub's listing. Safe to interrupt and repeat."""
     with answering(as_json=as_json) as output:
         wanted = get_recipe(recipe)
-        checkpoint = weights.fetch(wanted, Settings().models_dir)
-        told = f"{_named(wanted, checkpoint)} is here and whole: {checkpoint.folder}"
-        output.result(_document(wanted, checkpoint), told)
-        output.say(f"next, so that each start loads it fast: {PREPARE_COMMAND} --recipe {recipe}")
+        require_decoder(wanted, decoder)
+        _fetch(output, wanted, decoder, newest=False)
+
+
+@commands.command()
+def update(recipe: RecipeOption, as_json: JsonOption = False) -> None:
+    """Move a recipe that names no commit to its repository's newest one; the old one stays until `weights prune`."""
+    with answering(as_json=as_json) as output:
+        _fetch(output, get_recipe(recipe), Decoder.FULL, newest=True)
+
+
+def _fetch(output: Output, recipe: Recipe, decoder: Decoder, *, newest: bool) -> None:
+    models_dir = Settings().models_dir
+    if decoder is not Decoder.FULL:
+        fetch_decoder(PUBLISHED[decoder], models_dir)
+    before = store.revision_in_use(recipe, models_dir)
+    store.fetch(recipe, models_dir, newest=newest, report=FetchReport(output))
+    checkpoint = locate_with_decoder(recipe, decoder, models_dir)
+    text = f"{_title(recipe, checkpoint)} is here and whole: {checkpoint.folder}"
+    if newest and before is not None:
+        text += f"\nbefore: {before}" if before != checkpoint.revision else "\nit was the newest already"
+    if checkpoint.decoder_file is not None:
+        text += f"\ndecoder {decoder} is here and whole: {checkpoint.decoder_file}"
+    output.result(_document(recipe, checkpoint), text)
+    output.info(f"next, so that each start loads it fast: {PREPARE_COMMAND} --recipe {recipe.name}")
+
+
+@commands.command("list")
+def list_all(as_json: JsonOption = False) -> None:
+    """List what lies here: commits, prepared checkpoints, unfinished downloads, their sizes, and what is in use."""
+    with answering(as_json=as_json) as output:
+        models_dir = Settings().models_dir
+        items = inventory(models_dir)
+        lines = [_line(item) for item in items]
+        total = sum(item.size_bytes for item in items)
+        spare = sum(item.size_bytes for item in unused(models_dir))
+        lines.append(f"{total / 1e9:.1f} GB in {models_dir}, of which {spare / 1e9:.1f} GB are not in use")
+        output.result([_item_document(item) for item in items], "\n".join(lines))
+        if spare:
+            output.info(f"next, to delete what is not in use: {PRUNE_COMMAND}")
+
+
+@commands.command()
+def prune(
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete older commits, unfinished downloads and prepared checkpoints that no start reads."""
+    with answering(as_json=as_json) as output:
+        items = list(unused(Settings().models_dir))
+        for item in items:
+            output.info(_line(item))
+        size = f"{sum(item.size_bytes for item in items) / 1e9:.1f} GB"
+        if items and not yes:
+            if as_json or not output.people.is_terminal:
+                raise ConfigurationError(
+                    f"{len(items)} folders ({size}) would be deleted; say --yes to delete them"
+                )
+            typer.confirm(f"Delete these {len(items)} folders, {size}?", abort=True, err=True)
+        for item in items:
+            remove(item)
+        text = f"{len(items)} folders deleted, {size}" if items else "everything here is in use"
+        output.result([_item_document(item) for item in items], text)
 
 
 @commands.command()
@@ -46,65 +116,83 @@ def prepare(recipe: RecipeOption, as_json: JsonOption = False) -> None:
 
     For this shell's ANIME_STUDIO_DEVICE and ANIME_STUDIO_ACCELERATE; the source stays. Safe to interrupt and repeat.
     """
-    from anime_studio.engine.preparing import prepare as write  # torch: seconds
-    from anime_studio.weights import locate
+    from anime_studio.engine.loading.prepare import prepare as write  # torch: seconds
 
     with answering(as_json=as_json) as output:
         settings, wanted = Settings(), get_recipe(recipe)
-        checkpoint = locate(wanted, settings.models_dir)
+        checkpoint = store.locate(wanted, settings.models_dir)
         packing = _packing(settings)
-        output.say(f"preparing {_named(wanted, checkpoint)} as {packing}")
-        forms = Forms.of(wanted, checkpoint.folder, settings.models_dir)
-        folder = write(forms, packing, lambda *news: _tell(output, *news))
-        document = _document(wanted, checkpoint) | {"prepared": _form(folder)}
-        output.result(document, f"{_named(wanted, checkpoint)} is prepared as {packing}: {folder}")
+        output.info(f"preparing {_title(wanted, checkpoint)} as {packing}")
+
+        def progress(model: str, done_bytes: int, total_bytes: int) -> None:
+            output.info(f"{model}: {done_bytes / 1e6:,.0f} of {total_bytes / 1e6:,.0f} MB written")
+
+        folder = write(checkpoint, packing, progress)
+        document = _document(wanted, checkpoint) | {"prepared": _prepared(folder)}
+        output.result(document, f"{_title(wanted, checkpoint)} is prepared as {packing}: {folder}")
 
 
 @commands.command()
 def verify(recipe: RecipeOption, as_json: JsonOption = False) -> None:
-    """Hash every byte of the checkpoint and of its prepared forms; a wrong file is named."""
-    from anime_studio import weights
-
+    """Hash every byte of the checkpoint and of those prepared from it; a wrong file is named."""
     with answering(as_json=as_json) as output:
         settings, wanted = Settings(), get_recipe(recipe)
-        checkpoint = weights.verify(wanted, settings.models_dir)
-        forms = Forms.of(wanted, checkpoint.folder, settings.models_dir)
-        whole = forms.verify(_packing(settings)) if forms.all() else []
-        lines = [f"{_named(wanted, checkpoint)} is whole: {checkpoint.folder}"]
-        lines += [f"prepared and whole: {folder}" for folder in whole]
-        document = _document(wanted, checkpoint) | {"prepared": [_form(folder) for folder in whole]}
+        checkpoint = locate_with_decoder(wanted, settings.decoder, settings.models_dir, hashes=True)
+        prepared = verify_prepared(checkpoint, _packing(settings)) if all_prepared(checkpoint) else []
+        lines = [f"{_title(wanted, checkpoint)} is whole: {checkpoint.folder}"]
+        lines += [f"prepared and whole: {folder}" for folder in prepared]
+        if checkpoint.decoder_file is not None:
+            lines.append(f"decoder {checkpoint.decoder} is whole: {checkpoint.decoder_file}")
+        document = _document(wanted, checkpoint) | {"prepared": [_prepared(folder) for folder in prepared]}
         output.result(document, "\n".join(lines))
-        if not whole:
-            output.say(f"not prepared; a start loads faster after: {PREPARE_COMMAND} --recipe {recipe}")
+        if not prepared:
+            output.info(f"not prepared; a start loads faster after: {PREPARE_COMMAND} --recipe {recipe}")
 
 
 def _packing(settings: Settings) -> Packing:
-    from anime_studio.engine.preparing import packing_of  # torch: seconds
+    from anime_studio.engine.loading.prepare import packing_of  # torch: seconds
 
     return packing_of(settings.device, accelerate=settings.accelerate)
 
 
-def _named(recipe: Recipe, checkpoint: Checkpoint) -> str:
+def _line(item: Item) -> str:
+    state = "in use" if item.in_use else "not in use"
+    return f"{item.owner}  {item.revision}  {item.kind}  {item.size_bytes / 1e9:.2f} GB  {state}"
+
+
+def _item_document(item: Item) -> dict[str, object]:
+    return {
+        "owner": item.owner,
+        "revision": item.revision,
+        "kind": item.kind,
+        "size_bytes": item.size_bytes,
+        "in_use": item.in_use,
+        "folder": str(item.folder),
+    }
+
+
+def _title(recipe: Recipe, checkpoint: Checkpoint) -> str:
     return f"{recipe.name} at {checkpoint.revision}"
 
 
 def _document(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, object]:
-    return {"recipe": recipe.name, "revision": checkpoint.revision, "folder": str(checkpoint.folder)}
-
-
-def _form(folder: Path) -> dict[str, object]:
-    layout = read_layout(folder)
-    assert layout is not None
-    files = read_manifest(folder)
     return {
-        "folder": str(folder),
-        "layout_version": layout.version,
-        "text_weights": layout.packing.text_weights,
-        "dtype": layout.packing.dtype,
-        "files": len(files),
-        "size_bytes": size_bytes_of(files),
+        "recipe": recipe.name,
+        "revision": checkpoint.revision,
+        "folder": str(checkpoint.folder),
+        "decoder": checkpoint.decoder,
+        "decoder_file": checkpoint.decoder_file and str(checkpoint.decoder_file),
     }
 
 
-def _tell(output: Output, part: str, done_bytes: int, total_bytes: int) -> None:
-    output.say(f"{part}: {done_bytes / 1e6:,.0f} of {total_bytes / 1e6:,.0f} MB written")
+def _prepared(folder: Path) -> dict[str, object]:
+    manifest = Manifest.read(folder)
+    assert manifest.layout is not None
+    return {
+        "folder": str(folder),
+        "layout_version": manifest.layout.version,
+        "text_weights": manifest.layout.packing.text_weights,
+        "dtype": manifest.layout.packing.dtype,
+        "files": len(manifest.files),
+        "size_bytes": manifest.size_bytes,
+    }

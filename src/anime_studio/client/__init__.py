@@ -5,7 +5,8 @@
         studio.download(job, "clip.mp4")
 
 `AsyncStudioClient` is the same with `await`. Knows the contract (`common`) and httpx; loads
-neither torch nor FastAPI nor modal. `flows` holds what is said, `sync` and `aio` say it.
+neither torch nor FastAPI nor modal. It has the contract's types under its own name too. `flows` holds the calls as generators;
+`sync` and `aio` run them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from anime_studio.client.aio import AsyncStudioClient
 from anime_studio.client.connection import DEFAULT_URL
 from anime_studio.client.errors import (
+    ClientSettingsError,
     ClipGoneError,
     DamagedDownloadError,
     DeadlineExceededError,
@@ -32,26 +34,93 @@ from anime_studio.client.errors import (
     UnreachableError,
 )
 from anime_studio.client.sync import StudioClient
+from common.schemas import (
+    ClientSignal,
+    ClientSignals,
+    Clip,
+    ClipSpec,
+    Cost,
+    GenerateRequest,
+    Health,
+    Job,
+    JobState,
+    Links,
+    Note,
+    Problem,
+    Progress,
+    Readiness,
+    Resolution,
+    SignalKind,
+    SignalsAccepted,
+    Stage,
+    StartKind,
+    Timings,
+)
+from common.show import (
+    Bounds,
+    ChannelClip,
+    ChannelClips,
+    FinishedJob,
+    Percentiles,
+    RecentError,
+    RecipeCard,
+    ShowStatus,
+    Size,
+    Spend,
+    UpcomingClip,
+)
 
 __all__ = [
     "DEFAULT_URL",
     "AsyncStudioClient",
+    "Bounds",
+    "ChannelClip",
+    "ChannelClips",
+    "ClientSettingsError",
+    "ClientSignal",
+    "ClientSignals",
+    "Clip",
     "ClipGoneError",
+    "ClipSpec",
+    "Cost",
     "DamagedDownloadError",
     "DeadlineExceededError",
     "DeadlineUnmeetableError",
     "DownloadError",
+    "FinishedJob",
+    "GenerateRequest",
+    "Health",
     "InvalidRequestError",
+    "Job",
     "JobCancelledError",
     "JobEndedError",
     "JobFailedError",
     "JobNotFoundError",
+    "JobState",
     "JobTimeoutError",
     "LinkExpiredError",
+    "Links",
+    "Note",
+    "Percentiles",
+    "Problem",
+    "Progress",
     "QueueFullError",
+    "Readiness",
+    "RecentError",
+    "RecipeCard",
     "RefusedError",
+    "Resolution",
+    "ShowStatus",
+    "SignalKind",
+    "SignalsAccepted",
+    "Size",
+    "Spend",
+    "Stage",
+    "StartKind",
     "StudioClient",
     "StudioError",
+    "Timings",
     "UnavailableError",
     "UnreachableError",
+    "UpcomingClip",
 ]

@@ -1,6 +1,7 @@
-"""What a caller of the client can catch, one class per thing done differently.
+"""The errors that the client raises: one class for each way to react.
 
     StudioError
+    ├── ClientSettingsError      the proxy or certificate settings of the environment cannot be used
     ├── UnreachableError         no answer: is the server running, is the address right?
     ├── UnavailableError         it answers, but cannot serve now (5xx)
     ├── RefusedError             the request as sent is not served (4xx)
@@ -8,22 +9,23 @@
     │   ├── QueueFullError           come back later
     │   ├── DeadlineUnmeetableError  ask for more time, or play a fallback
     │   └── JobNotFoundError         the id is wrong or its record was swept
-    ├── JobTimeoutError          the wait is over, the job goes on: `resume(error.job_id)`
+    ├── JobTimeoutError          the wait is over, the job continues: `resume(error.job_id)`
     ├── JobEndedError            the job ended without a clip; `error.job` is its record
     │   ├── JobFailedError
     │   ├── JobCancelledError
     │   └── DeadlineExceededError
-    └── DownloadError            the clip's bytes could not be had
-        ├── LinkExpiredError         and there was no job to renew it from
+    └── DownloadError            the clip could not be downloaded
+        ├── LinkExpiredError         and no job was given to renew it from
         ├── ClipGoneError            swept: submit the prompt again with the same seed
         └── DamagedDownloadError     size or SHA-256 differ from the record
 
-Every error carries the `Problem` that the server sent, or one of the same form made here
+Every error carries the `Problem` that the server sent, or one of the same form made by the client
 (`unreachable`, `job_timeout`, `download_damaged`, `unexpected_answer`).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -33,6 +35,12 @@ from pydantic import ValidationError
 from common.schemas import Job, JobState, Problem
 
 RETRYABLE_STATUSES: Final = frozenset({408, 429, 502, 503, 504})
+_USER_INFO: Final = re.compile(r"//[^\s]*@")
+
+
+def shown(url: str | httpx.URL) -> str:
+    """Return *url* for people: without a password, and without the query, which may hold a signature."""
+    return _USER_INFO.sub("//[secret]@", str(url).partition("?")[0])
 
 
 class StudioError(Exception):
@@ -57,12 +65,19 @@ class StudioError(Exception):
         return self.problem.retryable
 
 
+class ClientSettingsError(StudioError):
+    """The proxy or certificate settings of the environment cannot be used; the detail names them."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(own_problem("configuration_invalid", detail))
+
+
 class UnreachableError(StudioError):
     """Nothing answered at the address."""
 
     def __init__(self, url: str, cause: Exception) -> None:
         reason = str(cause) or type(cause).__name__
-        super().__init__(own_problem("unreachable", f"no answer from {url}: {reason}", retryable=True))
+        super().__init__(own_problem("unreachable", f"no answer from {shown(url)}: {reason}", retryable=True))
         self.url = url
 
 
@@ -91,7 +106,7 @@ class JobNotFoundError(RefusedError):
 
 
 class JobTimeoutError(StudioError):
-    """The wait is over, the job goes on; `resume(error.job_id)` takes it up again."""
+    """The wait is over, the job continues; `resume(error.job_id)` waits for it again."""
 
     def __init__(self, job_id: str, timeout_s: float) -> None:
         detail = f"job {job_id} had not ended after {timeout_s:g} s; it goes on: resume it by this id"
@@ -108,7 +123,7 @@ class JobEndedError(StudioError):
 
 
 class JobFailedError(JobEndedError):
-    """Drawing failed."""
+    """Rendering failed."""
 
 
 class JobCancelledError(JobEndedError):
@@ -120,11 +135,11 @@ class DeadlineExceededError(JobEndedError):
 
 
 class DownloadError(StudioError):
-    """The clip's bytes could not be had."""
+    """The clip could not be downloaded."""
 
 
 class LinkExpiredError(DownloadError):
-    """The link's time has passed; download by job or job id to have it renewed."""
+    """The link has expired; download by job or job id, and it is renewed."""
 
 
 class ClipGoneError(DownloadError):
@@ -154,7 +169,7 @@ _BY_CODE: Final[Mapping[str, type[StudioError]]] = {
 
 
 def own_problem(code: str, detail: str, *, status: int = 500, retryable: bool = False) -> Problem:
-    """Return a problem that the client itself saw."""
+    """Return a problem document for an error that the client itself found."""
     return Problem(
         type=f"/problems/{code}",
         title=code.replace("_", " ").capitalize(),
@@ -165,12 +180,16 @@ def own_problem(code: str, detail: str, *, status: int = 500, retryable: bool = 
     )
 
 
+def unexpected(url: str | httpx.URL, what: str) -> StudioError:
+    """Return the error for an answer that is not a studio's."""
+    detail = f"{shown(url)} {what}; is this the address of an anime-studio?"
+    return StudioError(own_problem("unexpected_answer", detail, status=502))
+
+
 def invalid(error: ValidationError) -> InvalidRequestError:
     """Return the error for a request that the contract refuses before it is sent."""
-    told = "; ".join(
-        f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()
-    )
-    return InvalidRequestError(own_problem("invalid_request", told, status=422))
+    detail = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+    return InvalidRequestError(own_problem("invalid_request", detail, status=422))
 
 
 def error_of(response: httpx.Response) -> StudioError:
@@ -198,7 +217,7 @@ def _problem_of(response: httpx.Response) -> Problem:
         status = response.status_code
         return own_problem(
             "unexpected_answer",
-            f"{response.request.url.copy_with(query=None)} answered {status} {response.reason_phrase} "
+            f"{shown(response.request.url)} answered {status} {response.reason_phrase} "
             "without a problem document; is this the address of an anime-studio?",
             status=status if 400 <= status <= 599 else 502,
             retryable=status in RETRYABLE_STATUSES,

@@ -1,9 +1,9 @@
-"""What the client says to a studio, written once and free of input and output.
+"""The client's calls, written once, without input or output of their own ("sans-io").
 
-Each call is a generator that yields what it needs done (`Send`, `Read`, `Sleep`) or tells
-(`Tell`), and is sent the outcome. `sync` and `aio` do those four things, each in its own
-way, and nothing else; so both clients retry, resume and give up alike. httpx drives its
-`Auth` flows the same way.
+Each call is a generator. It yields an effect (`Send`, `Read`, `ReadAll`, `Sleep`) and is sent
+its outcome, or it yields a job for the caller (`Report`). `sync` and `aio` perform these five
+effects and do nothing else, so both clients retry, resume and give up in the same way. httpx
+runs its `Auth` flows like this.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urljoin
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -24,7 +24,7 @@ from anime_studio.client.errors import (
     UnavailableError,
     UnreachableError,
     error_of,
-    own_problem,
+    unexpected,
 )
 from common.schemas import Job, Readiness
 
@@ -34,7 +34,7 @@ M = TypeVar("M", bound=BaseModel)
 FIRST_BACKOFF_S: Final = 0.25
 LONGEST_BACKOFF_S: Final = 10.0
 MODAL_WAITED_TOO_LONG: Final = 303
-"""Modal answers a call that took 150 s so, with the address of its result (modal.com/docs, webhook timeouts)."""
+"""Modal's answer to a call that took 150 s: the address of its result (modal.com/docs, webhook timeouts)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +48,20 @@ class Send:
     read_timeout_s: float | None = None
     stream: bool = False
 
+    @property
+    def follows_redirects(self) -> bool:
+        """A GET may go on at another address, a POST may not."""
+        return self.method == "GET"
+
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Read on in the streamed answer; the outcome is bytes, empty at its end."""
+    """Read the next bytes of the streamed answer; the outcome is empty at its end."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadAll:
-    """Read the rest of the streamed answer into `Response.content`."""
+    """Read the rest of the streamed answer; the outcome is the answer with its body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,44 +72,48 @@ class Sleep:
 
 
 @dataclass(frozen=True, slots=True)
-class Tell:
-    """Show the caller a job as it stands."""
+class Report:
+    """Hand the caller a version of the job."""
 
     job: Job
 
 
-Effect: TypeAlias = Send | Read | ReadAll | Sleep | Tell
+Effect: TypeAlias = Send | Read | ReadAll | Sleep | Report
 Flow: TypeAlias = Generator[Effect, Any, T]
 
 
 @dataclass(frozen=True, slots=True)
 class Studio:
-    """Where the studio is and how patient its callers are.
+    """Where the studio is, and how long its callers retry.
 
     Attributes:
         url: Its address, without a slash at the end.
-        retry_for_s: How long a call that met no answer, 429, 502, 503 or 504 is repeated.
-        patience_s: How long a wait bears with a server that does not answer, as during its restart.
+        retry_for_s: How long a call without an answer, or with one of `RETRYABLE_STATUSES`, is retried.
+        patience_s: How long a wait goes on while the server does not answer, as during its restart.
     """
 
     url: str
     retry_for_s: float
     patience_s: float
 
+    def without_retry(self) -> Studio:
+        """Return the same studio for calls that are tried once."""
+        return Studio(self.url, retry_for_s=0, patience_s=0)
+
 
 class Backoff:
-    """Pauses that double, with jitter, until a time is used up."""
+    """Pauses that double, with jitter, until *give_up_after_s* has passed."""
 
     def __init__(self, give_up_after_s: float) -> None:
-        self._ends = time.monotonic() + give_up_after_s
+        self._gives_up_at = time.monotonic() + give_up_after_s
         self._next_s = FIRST_BACKOFF_S
 
     def pause_s(self, error: StudioError) -> float:
-        """Return how long to pause: as *error* asks, or our own while; raise it when that would be too long."""
+        """Return the longer of the next pause and the error's `Retry-After`; raise *error* if the time is up by then."""
         pause_s = self._next_s * random.uniform(0.5, 1.0)  # noqa: S311  spreads callers, guards nothing
         self._next_s = min(self._next_s * 2, LONGEST_BACKOFF_S)
         pause_s = max(pause_s, error.problem.retry_after_s or 0.0)
-        if time.monotonic() + pause_s > self._ends:
+        if time.monotonic() + pause_s > self._gives_up_at:
             raise error
         return pause_s
 
@@ -126,7 +135,7 @@ def call(studio: Studio, send: Send) -> Flow[httpx.Response]:
             if response.is_success:
                 return response
             if response.status_code == MODAL_WAITED_TOO_LONG and "location" in response.headers:
-                send = Send("GET", str(response.url.join(response.headers["location"])))
+                send = Send("GET", urljoin(str(response.url), response.headers["location"]))
                 continue
             error = with_retry_after(error_of(response), response)
             if response.status_code not in RETRYABLE_STATUSES:
@@ -134,57 +143,54 @@ def call(studio: Studio, send: Send) -> Flow[httpx.Response]:
         yield Sleep(backoff.pause_s(error))
 
 
-def get_job(studio: Studio, job_id: str) -> Flow[Job]:
-    """Read a job."""
-    response = yield from call(studio, Send("GET", job_url(studio, job_id)))
-    return parse(Job, response)
-
-
 def submit(studio: Studio, body: str, idempotency_key: str) -> Flow[Job]:
-    """Make a job, once, however often it is sent."""
+    """Create a job, once, however often the request is sent."""
     headers = {
         "Content-Type": "application/json",
         "Idempotency-Key": idempotency_key,
         "Prefer": "respond-async",
     }
-    response = yield from call(studio, Send("POST", f"{studio.url}/generate", headers, body))
-    return parse(Job, response)
+    return ask(studio, Send("POST", f"{studio.url}/generate", headers, body), Job)
+
+
+def get_job(studio: Studio, job_id: str) -> Flow[Job]:
+    """Read a job."""
+    return ask(studio, Send("GET", job_url(studio, job_id)), Job)
 
 
 def cancel(studio: Studio, job_id: str) -> Flow[Job]:
     """Cancel a job."""
-    response = yield from call(studio, Send("DELETE", job_url(studio, job_id)))
-    return parse(Job, response)
+    return ask(studio, Send("DELETE", job_url(studio, job_id)), Job)
+
+
+def warm(studio: Studio) -> Flow[Readiness]:
+    """Ask for a ready worker; safe to repeat."""
+    return ask(studio, Send("POST", f"{studio.url}/warm"), Readiness)
 
 
 def read(studio: Studio, path: str, model: type[M]) -> Flow[M]:
-    """Read anything else that the server tells."""
-    response = yield from call(studio, Send("GET", studio.url + path))
-    return parse(model, response)
+    """Read any other resource."""
+    return ask(studio, Send("GET", studio.url + path), model)
 
 
 def post(studio: Studio, path: str, body: BaseModel, model: type[M]) -> Flow[M]:
     """Post *body* once: it may have arrived even when no answer came."""
     headers = {"Content-Type": "application/json"}
-    once = Studio(studio.url, retry_for_s=0, patience_s=0)
-    response = yield from call(once, Send("POST", studio.url + path, headers, body.model_dump_json()))
-    return parse(model, response)
-
-
-def warm(studio: Studio) -> Flow[Readiness]:
-    """Ask for a worker to be made ready; safe to repeat."""
-    response = yield from call(studio, Send("POST", f"{studio.url}/warm"))
-    return parse(Readiness, response)
+    send = Send("POST", studio.url + path, headers, body.model_dump_json())
+    return ask(studio.without_retry(), send, model)
 
 
 def ready(studio: Studio) -> Flow[Readiness]:
-    """Ask whether a job would be drawn; a server that says no is an answer, not an error."""
+    """Ask whether a job would be rendered; a 503 is an answer too, not an error."""
     try:
-        return (yield from read(Studio(studio.url, 0, 0), "/ready", Readiness))
+        return (yield from read(studio.without_retry(), "/ready", Readiness))
     except UnavailableError as error:
         if error.code == "unexpected_answer":
             raise
-        return Readiness(ready=False, status="unavailable", detail=error.problem.detail, code=error.code)
+        problem = error.problem
+        return Readiness(
+            ready=False, status="unavailable", detail=problem.detail, problem=problem, code=problem.code
+        )
 
 
 def job_url(studio: Studio, job_id: str) -> str:
@@ -192,27 +198,21 @@ def job_url(studio: Studio, job_id: str) -> str:
     return f"{studio.url}/jobs/{quote(job_id, safe='')}"
 
 
-def parse(model: type[M], response: httpx.Response) -> M:
-    """Return the answer as *model*.
+def ask(studio: Studio, send: Send, model: type[M]) -> Flow[M]:
+    """Send *send* and return the answer as *model*; see `call`.
 
     Raises:
-        StudioError: It is something else (`unexpected_answer`).
+        StudioError: The answer is something else (`unexpected_answer`).
     """
+    response = yield from call(studio, send)
     try:
         return model.model_validate_json(response.content)
     except ValidationError as error:
-        raise StudioError(
-            own_problem(
-                "unexpected_answer",
-                f"{response.request.url.copy_with(query=None)} did not answer with a {model.__name__}; "
-                "is this the address of an anime-studio?",
-                status=502,
-            )
-        ) from error
+        raise unexpected(response.request.url, f"did not answer with a {model.__name__}") from error
 
 
 def with_retry_after(error: StudioError, response: httpx.Response) -> StudioError:
-    """Return *error* with the answer's `Retry-After` in seconds, which a proxy may have set alone."""
+    """Return *error* with the answer's `Retry-After` in seconds: a proxy sets the header without a problem document."""
     text = response.headers.get("retry-after", "")
     if error.problem.retry_after_s is None and text.isascii() and text.isdigit():
         error.problem = error.problem.model_copy(update={"retry_after_s": float(text)})

@@ -1,4 +1,4 @@
-"""A request from keyword arguments, checked against the contract before it is sent."""
+"""Makes a request from keyword arguments and checks it against the contract before it is sent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from common.schemas import GenerateRequest, Resolution
 
 
 class Options(TypedDict, total=False):
-    """The fields of `GenerateRequest` besides the prompt; it says what each means and may be."""
+    """The fields of `GenerateRequest` besides the prompt; `GenerateRequest` documents each."""
 
     negative_prompt: str | None
     duration: float
@@ -22,13 +22,14 @@ class Options(TypedDict, total=False):
     guidance_scale: float | None
     deadline_s: float | None
     channel: str | None
+    requested_by: str | None
     source: str | None
     queue_depth: int | None
     fallback: bool | None
 
 
 def body_of(prompt: str, options: Options) -> str:
-    """Return the JSON of the request; what was not given is left to the server.
+    """Return the JSON of the request; a field that was not given is left out.
 
     Raises:
         InvalidRequestError: The contract refuses it.
@@ -41,5 +42,5 @@ def body_of(prompt: str, options: Options) -> str:
 
 
 def new_key() -> str:
-    """Return an idempotency key: made before the first try, the same in all of them."""
+    """Return an idempotency key; every try of one call uses the same."""
     return uuid.uuid4().hex

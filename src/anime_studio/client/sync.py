@@ -1,4 +1,4 @@
-"""`StudioClient`: the flows, driven by blocking calls."""
+"""`StudioClient`: runs the flows with blocking calls."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar, Unpack
+from urllib.parse import quote
 
 import httpx
 
@@ -14,29 +15,31 @@ from anime_studio.client.connection import (
     DEFAULT_URL,
     PATIENCE_S,
     RETRY_FOR_S,
-    arguments,
-    follows,
+    Body,
+    check_encoding,
+    checking_environment,
     request_of,
+    settings_for,
     studio_at,
 )
 from anime_studio.client.downloading import download
-from anime_studio.client.flows import Effect, Flow, Read, ReadAll, Send, Sleep, Tell
+from anime_studio.client.flows import Effect, Flow, Read, ReadAll, Report, Send, Sleep
 from anime_studio.client.following import follow, wait
 from anime_studio.client.requests import Options, body_of, new_key
 from common.schemas import ClientSignal, ClientSignals, Clip, Health, Job, Readiness, SignalsAccepted
-from common.show import RecipeCard, ShowStatus
+from common.show import ChannelClips, RecipeCard, ShowStatus
 
 T = TypeVar("T")
 OnProgress = Callable[[Job], object]
 
 
 class StudioClient:
-    """A studio, for threads and scripts. Methods raise `StudioError`; see `anime_studio.client.errors`.
+    """The blocking client, for scripts and threads. Methods raise `StudioError`; see `anime_studio.client.errors`.
 
     Args:
         url: The studio's address, without a path unless it is served under one.
-        retry_for_s: How long a call that met no answer, 429, 502, 503 or 504 is repeated; 0 tries once.
-        patience_s: How long a wait bears with a server that does not answer, as during its restart.
+        retry_for_s: How long a call without an answer, or with 408, 429, 502, 503 or 504, is retried; 0 tries once.
+        patience_s: How long `wait` goes on while the server does not answer, as during its restart.
         transport: Another httpx transport, for tests and proxies.
     """
 
@@ -49,7 +52,8 @@ class StudioClient:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._studio = studio_at(url, retry_for_s, patience_s)
-        self._http = httpx.Client(transport=transport, **arguments(self._studio.url))
+        with checking_environment():
+            self._http = httpx.Client(transport=transport, **settings_for(self._studio.url))
 
     def __enter__(self) -> Self:
         return self
@@ -72,21 +76,21 @@ class StudioClient:
     ) -> Job:
         """Make a clip and wait for it: `submit`, then `wait`.
 
-        `on_progress` is shown the job first as it was accepted: keep its id to resume it later.
+        The first job that `on_progress` gets is the accepted one: store its id to resume it later.
         """
         job = self.submit(prompt, idempotency_key=idempotency_key, **options)
         return self.wait(job.job_id, timeout_s, on_progress)
 
     def submit(self, prompt: str, *, idempotency_key: str | None = None, **options: Unpack[Options]) -> Job:
-        """Make a job and return it as it stands. The same key and request name the same job."""
+        """Create a job and return it. The same key and request name the same job."""
         body = body_of(prompt, options)
         return self._run(flows.submit(self._studio, body, idempotency_key or new_key()))
 
     def wait(self, job_id: str, timeout_s: float | None = None, on_progress: OnProgress | None = None) -> Job:
-        """Return the job once it has a clip; `on_progress` is shown each of its versions.
+        """Return the job once it has a clip; `on_progress` gets each of its versions.
 
         Raises:
-            JobTimeoutError: It had not ended after *timeout_s* seconds; it goes on.
+            JobTimeoutError: It had not ended after *timeout_s* seconds; it continues.
             JobEndedError: It ended without a clip.
         """
         return self._run(wait(self._studio, job_id, timeout_s), on_progress)
@@ -94,36 +98,36 @@ class StudioClient:
     def resume(
         self, job_id: str, timeout_s: float | None = None, on_progress: OnProgress | None = None
     ) -> Job:
-        """Take up a job made earlier, perhaps by another process: the same as `wait`."""
+        """Wait for a job that was created earlier, perhaps by another process: the same as `wait`."""
         return self.wait(job_id, timeout_s, on_progress)
 
     def events(self, job_id: str, *, after: int = -1, timeout_s: float | None = None) -> Iterator[Job]:
-        """Yield each version of the job above *after*, to its end, across drops and restarts."""
+        """Yield each version of the job above *after*, to its end, across dropped connections and restarts."""
         with _Exchange(self._http, follow(self._studio, job_id, timeout_s, after)) as exchange:
-            yield from exchange.told()
+            yield from exchange.jobs()
 
     def get(self, job_id: str) -> Job:
-        """Return the job as it stands; a finished one has a fresh link."""
+        """Return the job; a finished one has a fresh link."""
         return self._run(flows.get_job(self._studio, job_id))
 
     def cancel(self, job_id: str) -> Job:
         """Cancel the job: a queued one at once, a running one at its next step. Safe to repeat."""
         return self._run(flows.cancel(self._studio, job_id))
 
-    def download(self, source: Job | Clip | str, path: str | Path) -> Path:
-        """Save a clip at *path*, replacing what is there; see `downloading.download`."""
-        return self._run(download(self._studio, source, Path(path)))
+    def download(self, source: Job | Clip | str, path: str | Path, *, replace: bool = True) -> Path:
+        """Save a clip at *path*; without *replace*, FileExistsError if a file is there. See `downloading.download`."""
+        return self._run(download(self._studio, source, Path(path), replace=replace))
 
     def health(self) -> Health:
-        """Return what the server says of itself."""
+        """Return the server's version, recipe and uptime."""
         return self._run(flows.read(self._studio, "/health", Health))
 
     def ready(self) -> Readiness:
-        """Return whether a job posted now would be drawn. Asks once: poll it to wait."""
+        """Return whether a job posted now would be rendered. Asks once: poll it to wait."""
         return self._run(flows.ready(self._studio))
 
     def recipe(self) -> RecipeCard:
-        """Return what the deployment draws, and within which bounds."""
+        """Return the deployment's recipe and its bounds."""
         return self._run(flows.read(self._studio, "/recipe", RecipeCard))
 
     def show_status(self, *, window_s: int = 3600, jobs: int = 0) -> ShowStatus:
@@ -131,25 +135,30 @@ class StudioClient:
         path = f"/status?window_s={window_s}&jobs={jobs}"
         return self._run(flows.read(self._studio, path, ShowStatus))
 
+    def channel_clips(self, channel: str, after: int | None = None) -> ChannelClips:
+        """Return a channel's clips above the sequence number *after*, oldest first; without one, the newest 20."""
+        path = f"/channels/{quote(channel, safe='')}/clips" + ("" if after is None else f"?after={after}")
+        return self._run(flows.read(self._studio, path, ChannelClips))
+
     def warm(self) -> Readiness:
-        """Ask for a worker to be made ready, and return how things stand; poll `ready` for the rest."""
+        """Ask for a ready worker and return the readiness now; poll `ready` to wait for it."""
         return self._run(flows.warm(self._studio))
 
     def signal(self, *signals: ClientSignal) -> int:
-        """Tell the operator what was seen here, once; return how many signals were counted."""
+        """Report to the operator, without a retry; return how many signals were counted."""
         body = ClientSignals(signals=list(signals))
         return self._run(flows.post(self._studio, "/telemetry/signals", body, SignalsAccepted)).accepted
 
     def _run(self, flow: Flow[T], on_progress: OnProgress | None = None) -> T:
         with _Exchange(self._http, flow) as exchange:
-            for job in exchange.told():
+            for job in exchange.jobs():
                 if on_progress is not None:
                     on_progress(job)
             return exchange.result
 
 
 class _Exchange(Generic[T]):
-    """One flow, driven; at most one answer is open at a time."""
+    """Runs one flow; at most one answer is open at a time."""
 
     result: T
 
@@ -166,8 +175,8 @@ class _Exchange(Generic[T]):
         self._flow.close()
         self._close()
 
-    def told(self) -> Iterator[Job]:
-        """Yield what the flow tells; afterwards `result` is what it returned."""
+    def jobs(self) -> Iterator[Job]:
+        """Yield the jobs that the flow reports; afterwards `result` is what it returned."""
         outcome: Any = None
         fault: httpx.RequestError | None = None
         while True:
@@ -177,30 +186,39 @@ class _Exchange(Generic[T]):
                 self.result = end.value
                 return
             outcome, fault = None, None
-            if isinstance(effect, Tell):
+            if isinstance(effect, Report):
                 yield effect.job
                 continue
             try:
                 outcome = self._perform(effect)
             except httpx.RequestError as error:
                 fault = error
+            except httpx.InvalidURL as error:  # in an answer: a clip's link or a redirect
+                fault = httpx.UnsupportedProtocol(str(error))
 
     def _perform(self, effect: Effect) -> Any:
         match effect:
             case Send():
                 self._close()
                 request = request_of(self._http, effect)
-                self._answer = self._http.send(request, stream=True, follow_redirects=follows(effect))
+                self._answer = self._http.send(
+                    request, stream=True, follow_redirects=effect.follows_redirects
+                )
+                check_encoding(self._answer)
                 self._chunks = self._answer.iter_bytes()
-                if not effect.stream:
-                    self._answer.read()
-                return self._answer
+                return self._answer if effect.stream else self._read_all(self._answer)
             case Read():
                 return next(self._chunks, b"")
             case ReadAll() if self._answer is not None:
-                return self._answer.read()
+                return self._read_all(self._answer)
             case Sleep():
                 return time.sleep(effect.seconds)
+
+    def _read_all(self, answer: httpx.Response) -> httpx.Response:
+        body = Body(answer)
+        for chunk in self._chunks:
+            body.add(chunk)
+        return body.whole()
 
     def _close(self) -> None:
         if self._answer is not None:

@@ -1,1 +1,0 @@
-"""Where jobs and clips are kept: SQLite and a folder, or Modal."""
