@@ -1,4 +1,4 @@
-"""A real Chromium, headless, against the real server; no page may load from elsewhere or complain."""
+"""A real, headless Chromium against the real server; a page that loads from elsewhere or logs an error fails."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from support.chromium import ARGUMENTS, EXECUTABLE, PATIENCE_MS, NewPage
 from support.local_server import LocalServer
 from support.ports import free_port
-from support.stage import Stage
+from support.server_rig import ServerRig
 
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install -e '.[dev]' brings playwright")
 
@@ -30,7 +30,7 @@ def browser() -> Iterator["playwright.Browser"]:
 
 @pytest.fixture
 def new_page(browser: "playwright.Browser") -> Iterator[NewPage]:
-    """Opens pages; at the end of the test none may have broken its policy, thrown, or gone elsewhere."""
+    """Opens pages; the test fails if one throws, breaks its policy, or sends a request elsewhere."""
     faults: list[str] = []
     contexts = []
 
@@ -56,14 +56,14 @@ def new_page(browser: "playwright.Browser") -> Iterator[NewPage]:
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    """The real web app, store and folder; the test plays the worker and moves the clock."""
-    return Stage(tmp_path)
+def rig(tmp_path: Path) -> ServerRig:
+    """The real web app, store and folder; the test acts as the worker and moves the clock."""
+    return ServerRig(tmp_path)
 
 
 @pytest.fixture(scope="session")
 def server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
-    """The whole studio: server process, worker process, a model of random weights; on a port that stays its own."""
+    """The whole studio: server process, worker process, random weights; restarts on the same port."""
     models_dir = tiny_checkpoint.parent.parent
     server = LocalServer(tmp_path_factory.mktemp("server"), models_dir, port=free_port())
     try:
@@ -81,7 +81,7 @@ def artifacts() -> Path:
 
 
 def _is_fault(message: "playwright.ConsoleMessage") -> bool:
-    # What the network does is the tests' own doing: expired links, a killed server.
+    # Network errors are part of the tests: expired links, a killed server.
     return message.type in ("error", "warning") and not message.text.startswith("Failed to load resource")
 
 

@@ -5,26 +5,34 @@ from pathlib import Path
 
 import httpx
 import pytest
+import structlog
 
-from support.stage import Stage
+from support.server_rig import ServerRig
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plain_tracebacks() -> None:
+    """Log tracebacks without structlog's rendering of every frame's variables, which takes seconds."""
+    renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*structlog.get_config()["processors"][:-1], renderer])
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Stage:
+def rig(tmp_path: Path) -> ServerRig:
     """Not yet serving, so that a test can change its policy and options."""
-    return Stage(tmp_path)
+    return ServerRig(tmp_path)
 
 
 @pytest.fixture
-def http(stage: Stage) -> Iterator[httpx.Client]:
-    """Serves *stage*."""
-    with stage.serve() as client:
+def http(rig: ServerRig) -> Iterator[httpx.Client]:
+    """Serves *rig*."""
+    with rig.serve() as client:
         yield client
 
 
 @pytest.fixture(scope="module")
-def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stage, httpx.Client]]:
-    """One server for all tests of a module that leave it as it was."""
-    stage = Stage(tmp_path_factory.mktemp("standing"))
-    with stage.serve() as http:
-        yield stage, http
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerRig, httpx.Client]]:
+    """One server for all tests of a module that change nothing in it."""
+    rig = ServerRig(tmp_path_factory.mktemp("shared"))
+    with rig.serve() as http:
+        yield rig, http

@@ -1,37 +1,45 @@
-"""The example bot, unchanged, against a studio behind a real socket; on a real IRC connection, too."""
+"""The example bot, unchanged, against a studio behind a real socket, and over a real IRC connection."""
 
 import asyncio
 import contextlib
+import itertools
 import json
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
 
 from anime_studio.client import AsyncStudioClient
-from support.stage import Stage
+from support.server_rig import PATIENCE_S, ServerRig
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
 from bot import Bot
+from discord_bot import Orders
+from moderation import SHIPPED, Blocklist
+from turns import Limits
 from twitch import TwitchChat
-
-PATIENCE_S = 180
 
 
 class Chat:
-    """What was said, and when."""
+    """Collects the lines that the bot posts."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.said = asyncio.Condition()
+        self.changed = asyncio.Condition()
 
     async def say(self, line: str) -> None:
-        async with self.said:
+        async with self.changed:
             self.lines.append(line)
-            self.said.notify_all()
+            self.changed.notify_all()
 
     async def heard(self, start: str) -> str:
         """Wait for a line that begins so."""
@@ -39,8 +47,8 @@ class Chat:
         def found() -> str | None:
             return next((line for line in self.lines if line.startswith(start)), None)
 
-        async with asyncio.timeout(PATIENCE_S), self.said:
-            await self.said.wait_for(lambda: found() is not None)
+        async with asyncio.timeout(PATIENCE_S), self.changed:
+            await self.changed.wait_for(lambda: found() is not None)
         return found() or ""
 
 
@@ -53,19 +61,19 @@ def chat() -> Chat:
 async def running(http: httpx.Client, say: Callable, file: Path, **changes: object) -> AsyncIterator[Bot]:
     """A bot that is killed at the end, whatever it is doing."""
     async with AsyncStudioClient(str(http.base_url)) as studio:
-        bot = Bot(studio, say, file)
-        for name, value in changes.items():
-            setattr(bot, name, value)
+        changes.setdefault("limits", Limits(cooldown_s=0))
+        bot = Bot(studio, say, file, **changes)  # type: ignore[arg-type]
         try:
             yield bot
         finally:
-            for delivery in bot.deliveries:
-                delivery.cancel()
-            await asyncio.gather(*bot.deliveries, return_exceptions=True)
+            tasks = [bot.speaking, *bot.deliveries]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_an_order_is_acknowledged_with_its_place_then_delivered(
-    stage: Stage, http: httpx.Client, chat: Chat, tmp_path: Path
+    rig: ServerRig, http: httpx.Client, chat: Chat, tmp_path: Path
 ) -> None:
     async with running(http, chat.say, tmp_path / "orders.json") as bot:
         bot.hear("mio", "good evening")
@@ -73,7 +81,7 @@ async def test_an_order_is_acknowledged_with_its_place_then_delivered(
         await chat.heard("@mio on it, 0 ahead")
         bot.hear("yui", "!anime a fox")
         await chat.heard("@yui on it, 1 ahead")
-        await asyncio.to_thread(stage.draw_next)
+        await asyncio.to_thread(rig.render_next)
         link = (await chat.heard("@mio http")).split()[1]
         assert httpx.get(link).headers["content-type"] == "video/mp4"
         bot.hear("ritsu", "!anime a drum")
@@ -85,10 +93,11 @@ async def test_an_order_is_acknowledged_with_its_place_then_delivered(
 
 
 async def test_a_slow_studio_still_gets_an_answer_within_a_second(chat: Chat, tmp_path: Path) -> None:
-    async def never(*_: object) -> None:
-        await asyncio.sleep(3600)
+    async def never_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()  # until the bot closes the connection
+        writer.close()
 
-    silent = await asyncio.start_server(never, "127.0.0.1", 0)
+    silent = await asyncio.start_server(never_answer, "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
     with httpx.Client(base_url=f"http://127.0.0.1:{port}") as http:
         async with running(http, chat.say, tmp_path / "orders.json") as bot:
@@ -103,39 +112,39 @@ async def test_a_clip_that_comes_too_late_is_replaced_and_the_operator_sees_it(
     async with running(http, chat.say, tmp_path / "orders.json", deadline_s=1.0) as bot:
         bot.hear("mio", "!anime a cat")
         await chat.heard("@mio no clip this time")
-        await asyncio.gather(*bot.deliveries)
+        await bot.finish()
     assert http.get("/status").json()["fallbacks"] == 1
     assert json.loads((tmp_path / "orders.json").read_text()) == {}
 
 
-async def test_a_failure_is_said_in_words(
-    stage: Stage, http: httpx.Client, chat: Chat, tmp_path: Path
+async def test_a_failure_is_posted_in_words(
+    rig: ServerRig, http: httpx.Client, chat: Chat, tmp_path: Path
 ) -> None:
     async with running(http, chat.say, tmp_path / "orders.json") as bot:
         bot.hear("mio", "!anime a cat")
         await chat.heard("@mio on it")
-        await asyncio.to_thread(stage.fail_next)
+        await asyncio.to_thread(rig.fail_next)
         await chat.heard("@mio no clip: the drawn frames are unusable")
         bot.hear("yui", "!anime  ")
-        await chat.heard("@yui no clip: ")
+        await chat.heard("@yui say what to draw")
 
 
 async def test_a_restarted_bot_delivers_what_the_dead_one_ordered(
-    stage: Stage, http: httpx.Client, chat: Chat, tmp_path: Path
+    rig: ServerRig, http: httpx.Client, chat: Chat, tmp_path: Path
 ) -> None:
     file = tmp_path / "orders.json"
     async with running(http, chat.say, file) as bot:
         bot.hear("mio", "!anime a cat")
         await chat.heard("@mio on it")
-    await asyncio.to_thread(stage.draw_next)
+    await asyncio.to_thread(rig.render_next)
     async with running(http, chat.say, file):
         await chat.heard("@mio http")
     assert sum(line.startswith("@mio on it") for line in chat.lines) == 1
-    assert len(stage.launcher.launched) == 1
+    assert len(rig.launcher.launched) == 1
 
 
 async def test_a_bot_that_died_before_the_answer_came_orders_nothing_twice(
-    stage: Stage, http: httpx.Client, chat: Chat, tmp_path: Path
+    rig: ServerRig, http: httpx.Client, chat: Chat, tmp_path: Path
 ) -> None:
     file = tmp_path / "orders.json"
     async with running(http, chat.say, file) as bot:
@@ -145,16 +154,179 @@ async def test_a_bot_that_died_before_the_answer_came_orders_nothing_twice(
     job_ids = [order.pop("job_id") for order in orders.values()]  # as if it had died a moment earlier
     file.write_text(json.dumps(orders))
     async with running(http, chat.say, file):
-        await asyncio.to_thread(stage.draw_next)
+        await asyncio.to_thread(rig.render_next)
         await chat.heard("@mio http")
-    assert set(stage.launcher.launched) == set(job_ids)
+    assert set(rig.launcher.launched) == set(job_ids)
+
+
+async def test_orders_reach_the_studio_in_the_order_they_were_said(
+    rig: ServerRig, http: httpx.Client, chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = Limits(cooldown_s=0, per_viewer=9, at_studio=9)
+    async with running(http, chat.say, tmp_path / "orders.json", limits=limits) as bot:
+        submit, delays = bot.studio.submit, iter([0.3, 0.2, 0.1, 0.0])
+
+        async def slow_at_first(*arguments: Any, **options: Any) -> Any:
+            await asyncio.sleep(next(delays))
+            return await submit(*arguments, **options)
+
+        monkeypatch.setattr(bot.studio, "submit", slow_at_first)
+        for number in range(4):
+            bot.hear(f"viewer{number}", f"!anime cat {number}")
+        for number in range(4):
+            await chat.heard(f"@viewer{number} on it, {number} ahead")
+    prompts = [http.get(f"/jobs/{job_id}").json()["request"]["prompt"] for job_id in rig.launcher.launched]
+    assert prompts == [f"cat {number}" for number in range(4)]
+
+
+async def test_what_the_blocklist_names_never_reaches_the_studio(
+    rig: ServerRig, http: httpx.Client, chat: Chat, tmp_path: Path
+) -> None:
+    async with running(http, chat.say, tmp_path / "orders.json") as bot:
+        bot.hear("troll", "!anime a n.u.d.e bloody corpse with a swastika")
+        line = await chat.heard("@troll")
+        bot.hear("mio", "!anime 屋根の上の猫")
+        await chat.heard("@mio the artist understands English only")
+        assert (line, bot.refused, bot.orders) == ("@troll that one is not for this show", 1, {})
+    assert rig.launcher.launched == []
+
+
+async def test_each_viewer_is_bounded_and_is_told_when_to_ask_again(
+    http: httpx.Client, chat: Chat, tmp_path: Path
+) -> None:
+    async with running(http, chat.say, tmp_path / "orders.json", limits=Limits(cooldown_s=40)) as bot:
+        bot.hear("mio", "!anime a cat")
+        await chat.heard("@mio on it")
+        bot.hear("mio", "!anime a dog")
+        await chat.heard("@mio ask again in 40 s")
+        bot.turns.limits = Limits(cooldown_s=0, per_viewer=1)
+        bot.hear("mio", "!anime a dog")
+        await chat.heard("@mio you have 1 order open")
+        bot.turns.limits = Limits(cooldown_s=0, open_orders=1)
+        bot.hear("yui", "!anime a dog")
+        await chat.heard("@yui too many orders are open")
+
+
+async def test_who_was_served_longest_ago_is_next(
+    rig: ServerRig, http: httpx.Client, chat: Chat, tmp_path: Path
+) -> None:
+    limits = Limits(cooldown_s=0, per_viewer=9, at_studio=1)
+    async with running(http, chat.say, tmp_path / "orders.json", limits=limits) as bot:
+        for number in range(3):
+            bot.hear("mio", f"!anime cat {number}")
+        bot.hear("yui", "!anime dog")
+        await chat.heard("@mio on it, 0 ahead")
+        await chat.heard("@yui you are in line, 1 ahead")
+        for _ in range(4):
+            await asyncio.to_thread(rig.render_next)
+        await bot.finish()
+    prompts = [http.get(f"/jobs/{job_id}").json()["request"]["prompt"] for job_id in rig.launcher.launched]
+    assert prompts == ["cat 0", "dog", "cat 1", "cat 2"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "!Anime a cat",
+        "!ANIME\u3000a cat",
+        "@studio !anime a cat",
+        "\x01ACTION !anime a cat\x01",
+        " !anime \t a cat ",
+    ],
+)
+async def test_a_command_is_heard_however_it_is_typed(
+    http: httpx.Client, chat: Chat, tmp_path: Path, line: str
+) -> None:
+    async with running(http, chat.say, tmp_path / "orders.json") as bot:
+        bot.hear("mio", line)
+        await chat.heard("@mio on it")
+        assert [order["prompt"] for order in bot.orders.values()] == ["a cat"]
+
+
+@pytest.mark.parametrize("line", ["animes are great", "!animelist", "look: !anime a cat", "good evening"])
+async def test_other_lines_are_no_orders(http: httpx.Client, chat: Chat, tmp_path: Path, line: str) -> None:
+    async with running(http, chat.say, tmp_path / "orders.json") as bot:
+        bot.hear("mio", line)
+        assert bot.orders == {} and bot.lines.empty()
+
+
+async def test_a_moderator_pauses_bans_and_cancels_and_nobody_else_does(
+    rig: ServerRig, http: httpx.Client, chat: Chat, tmp_path: Path
+) -> None:
+    limits = Limits(cooldown_s=0, per_viewer=9, at_studio=1)
+    async with running(http, chat.say, tmp_path / "orders.json", limits=limits) as bot:
+        for line in ("!pause", "!ban cat", "!cancel @mio", "!skip"):
+            bot.hear("troll", line)
+        bot.hear("mio", "!anime a cat")
+        await chat.heard("@mio on it")
+        bot.hear("mio", "!anime a second cat")
+        bot.hear("mod", "!pause", is_moderator=True)
+        bot.hear("yui", "!anime a dog")
+        await chat.heard("@yui orders are paused")
+        bot.hear("mod", "!resume", is_moderator=True)
+        bot.hear("mod", "!ban purple dog", is_moderator=True)
+        bot.hear("yui", "!anime a purple dog")
+        await chat.heard("@yui that one is not for this show")
+        bot.hear("mod", "!cancel @Mio", is_moderator=True)
+        await chat.heard("@mod 2 orders cancelled")
+        await chat.heard("@mio a moderator cancelled this one")
+        await chat.heard("@mio no clip: the job was cancelled")
+        assert bot.orders == {}
+    assert not any(line.startswith("@troll") for line in chat.lines)
+    assert not any("purple" in line for line in chat.lines)
+
+
+async def test_an_order_that_is_being_sent_is_cancelled_too(
+    rig: ServerRig, http: httpx.Client, chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(http, chat.say, tmp_path / "orders.json") as bot:
+        submit, said = bot.studio.submit, asyncio.Event()
+
+        async def slow(*arguments: Any, **options: Any) -> Any:
+            await said.wait()
+            return await submit(*arguments, **options)
+
+        monkeypatch.setattr(bot.studio, "submit", slow)
+        bot.hear("mio", "!anime a cat")
+        await chat.heard("@mio asking the studio")
+        bot.hear("mod", "!cancel @mio", is_moderator=True)
+        await chat.heard("@mod 1 order cancelled")
+        said.set()
+        await chat.heard("@mio no clip: the job was cancelled")
+    assert rig.record(rig.launcher.launched[0]).state == "cancelled"
+
+
+async def test_each_order_is_answered_once_through_a_night_of_bursts_and_trolls(
+    rig: ServerRig, http: httpx.Client, chat: Chat, tmp_path: Path
+) -> None:
+    """Forty viewers, most with one wish and some with more than they may; a troll; a bot that is killed half way."""
+    rig.policy = replace(rig.policy, max_queued_jobs=99)
+    file, limits = tmp_path / "orders.json", Limits(cooldown_s=0, per_viewer=1, open_orders=99)
+
+    def order_all(bot: Bot, viewers: range) -> None:
+        for number in viewers:
+            bot.hear(f"v{number}", f"!anime cat {number}")
+            bot.hear(f"v{number}", "!anime one more")
+            bot.hear("troll", "!anime a s w a s t i k a")
+
+    async with running(http, chat.say, file, limits=limits, deadline_s=600) as bot:
+        order_all(bot, range(20))
+        await chat.heard("@v2 on it")
+    async with running(http, chat.say, file, limits=limits, deadline_s=600) as bot:
+        order_all(bot, range(20, 40))
+        with rig.worker():
+            await bot.finish()
+    delivered = [line.split()[0] for line in chat.lines if " http" in line]
+    assert sorted(delivered) == sorted(f"@v{number}" for number in range(40))
+    prompts = [http.get(f"/jobs/{job_id}").json()["request"]["prompt"] for job_id in rig.launcher.launched]
+    assert prompts == [f"cat {number}" for number in range(40)]
 
 
 class IrcServer:
-    """As much of Twitch's chat server as a bot meets: login, join, PING, lines, and dropped connections."""
+    """The part of Twitch's chat server that a bot needs: login, join, PING, lines, dropped connections."""
 
     def __init__(self) -> None:
-        self.got: asyncio.Queue[str] = asyncio.Queue()
+        self.received: asyncio.Queue[str] = asyncio.Queue()
         self.connections: list[asyncio.StreamWriter] = []
 
     async def __aenter__(self) -> "IrcServer":
@@ -172,14 +344,16 @@ class IrcServer:
             assert line.endswith(b"\r\n")
             text = line.decode().rstrip("\r\n")
             if text.startswith("JOIN "):
-                self.tell(":tmi.twitch.tv 366 bot #show :End of /NAMES list")
-            await self.got.put(text)
+                self.send(":tmi.twitch.tv 366 bot #show :End of /NAMES list")
+            await self.received.put(text)
 
-    def tell(self, line: str) -> None:
+    def send(self, line: str) -> None:
         self.connections[-1].write(f"{line}\r\n".encode())
 
-    def chatter(self, author: str, text: str) -> None:
-        self.tell(f"@badges=;color=#FF0000 :{author}!{author}@{author}.tmi.twitch.tv PRIVMSG #show :{text}")
+    def chatter(self, author: str, text: str, badges: str = "") -> None:
+        self.send(
+            f"@badges={badges};color=#FF0000 :{author}!{author}@{author}.tmi.twitch.tv PRIVMSG #show :{text}"
+        )
 
     def drop(self) -> None:
         for connection in self.connections:
@@ -188,30 +362,193 @@ class IrcServer:
     async def until(self, start: str) -> str:
         """Wait for a line that begins so."""
         async with asyncio.timeout(PATIENCE_S):
-            while not (line := await self.got.get()).startswith(start):
+            while not (line := await self.received.get()).startswith(start):
                 pass
         return line
 
 
 async def test_on_twitch_it_logs_in_answers_pings_takes_orders_and_posts_links(
-    stage: Stage, http: httpx.Client, tmp_path: Path
+    rig: ServerRig, http: httpx.Client, tmp_path: Path
 ) -> None:
     async with IrcServer() as irc:
         chat = TwitchChat("#Show", "bot", "oauth:secret", "127.0.0.1", irc.port, tls=False)
         async with running(http, chat.say, tmp_path / "orders.json") as bot:
             listening = asyncio.create_task(chat.listen(bot))
-            assert [await irc.until("") for _ in range(3)] == ["PASS oauth:secret", "NICK bot", "JOIN #show"]
-            irc.tell("PING :tmi.twitch.tv")
+            login = ["CAP REQ :twitch.tv/tags", "PASS oauth:secret", "NICK bot", "JOIN #show"]
+            assert [await irc.until("") for _ in range(4)] == login
+            irc.send("PING :tmi.twitch.tv")
             assert await irc.until("PONG") == "PONG :tmi.twitch.tv"
             irc.chatter("mio", "!anime a cat: on a roof")
             assert await irc.until("PRIVMSG #show :@mio on it, 0 ahead")
-            assert stage.launcher.launched
-            job = http.get(f"/jobs/{stage.launcher.launched[0]}").json()
+            assert rig.launcher.launched
+            job = http.get(f"/jobs/{rig.launcher.launched[0]}").json()
             assert job["request"]["prompt"] == "a cat: on a roof"
 
             irc.drop()  # the clip is ready while chat is away
-            await asyncio.to_thread(stage.draw_next)
+            await asyncio.to_thread(rig.render_next)
             link = await irc.until("PRIVMSG #show :@mio http")
             assert httpx.get(link.split()[-1]).status_code == 200
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
+
+
+async def test_on_twitch_moderators_are_known_by_their_badges(
+    rig: ServerRig, http: httpx.Client, tmp_path: Path
+) -> None:
+    async with IrcServer() as irc, on_twitch(http, irc, tmp_path) as bot:
+        await irc.until("JOIN")
+        irc.chatter("viewer", "!pause", badges="subscriber/12")
+        irc.chatter("mod", "!pause", badges="moderator/1,subscriber/3")
+        await irc.until("PRIVMSG #show :@mod orders are paused")
+        irc.chatter("host", "!resume", badges="broadcaster/1")
+        await irc.until("PRIVMSG #show :@host orders are open again")
+        assert not bot.paused
+
+
+async def test_on_twitch_a_dead_peer_is_noticed_and_chat_goes_on(
+    rig: ServerRig, http: httpx.Client, tmp_path: Path
+) -> None:
+    async with IrcServer() as irc, on_twitch(http, irc, tmp_path, silent_s=0.2, pause_s=0.05):
+        for _ in range(2):  # the server says nothing after the join, and does not answer the PING
+            await irc.until("JOIN")
+            await irc.until("PING")
+        await irc.until("JOIN")
+        irc.chatter("mio", "!anime a cat")
+        await irc.until("PRIVMSG #show :@mio on it, 0 ahead")
+
+
+async def test_on_twitch_pauses_grow_until_a_log_in_succeeds(http: httpx.Client, tmp_path: Path) -> None:
+    pauses, enough = [], asyncio.Event()
+
+    async def noted(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 7:
+            enough.set()
+            await asyncio.Event().wait()
+
+    async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    chat = TwitchChat("show", "bot", "secret", "127.0.0.1", server.sockets[0].getsockname()[1], tls=False)
+    chat.sleep = noted  # type: ignore[method-assign]
+    async with running(http, chat.say, tmp_path / "orders.json") as bot:
+        listening = asyncio.create_task(chat.listen(bot))
+        await asyncio.wait_for(enough.wait(), PATIENCE_S)
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+    server.close()
+    assert pauses == [1, 2, 4, 8, 16, 30, 30]
+
+
+async def test_on_twitch_a_refused_token_ends_the_bot_with_what_to_do(
+    http: httpx.Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with IrcServer() as irc:
+        chat = TwitchChat("show", "bot", "secret", "127.0.0.1", irc.port, tls=False)
+        async with running(http, chat.say, tmp_path / "orders.json") as bot:
+            with pytest.raises(SystemExit, match="set TWITCH_TOKEN"):
+                await chat.handle(":tmi.twitch.tv NOTICE * :Login authentication failed", bot)
+    assert chat.token == "oauth:secret"
+    assert "Twitch says: Login authentication failed" in capsys.readouterr().err
+
+
+@contextlib.asynccontextmanager
+async def on_twitch(http: httpx.Client, irc: IrcServer, folder: Path, **changes: float) -> AsyncIterator[Bot]:
+    chat = TwitchChat("show", "bot", "secret", "127.0.0.1", irc.port, tls=False)
+    for name, value in changes.items():
+        setattr(chat, name, value)
+    async with running(http, chat.say, folder / "orders.json") as bot:
+        listening = asyncio.create_task(chat.listen(bot))
+        try:
+            yield bot
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["twitch.py"], "the following arguments are required: channel"),
+        (["twitch.py", "show"], "set TWITCH_TOKEN"),
+        (["discord_bot.py"], "set DISCORD_TOKEN"),
+        (["bot.py", "--blocklist", "none.txt"], "none.txt: No such file"),
+    ],
+)
+def test_what_is_missing_is_one_line_and_no_traceback(command: list[str], words: str, tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "examples" / command[0]
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_TOKEN")}
+    done = subprocess.run(
+        [sys.executable, script, *command[1:]],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        timeout=60,
+    )
+    assert done.returncode != 0 and words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_ctrl_c_stops_it_with_one_line(http: httpx.Client, tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "examples" / "bot.py"
+    with subprocess.Popen(
+        [sys.executable, script, "--url", str(http.base_url)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+    ) as process:  # fmt: skip
+        assert process.stdin and process.stdout and process.stderr
+        process.stdin.write("!anime a cat\n")
+        process.stdin.flush()
+        assert process.stdout.readline().startswith("@you on it")
+        process.send_signal(signal.SIGINT)
+        process.stdin.close()
+        assert process.stderr.read() == "stopped; open orders go on at the next start\n"
+        assert process.wait() == 130
+
+
+class Interaction:
+    """Stands for Discord's: keeps what the command answers."""
+
+    def __init__(self, viewer: int = 1, name: str = "mio") -> None:
+        self.id = next(_ids)
+        self.user = SimpleNamespace(id=viewer, display_name=name)
+        self.response = self
+        self.answers: list[Any] = []
+
+    async def send_message(self, words: str, *, ephemeral: bool) -> None:
+        self.answers.append(("alone", words) if ephemeral else words)
+
+    async def defer(self, *, thinking: bool) -> None:
+        pass
+
+    async def edit_original_response(self, *, content: str | None, attachments: Any = ()) -> None:
+        self.answers.append([file.fp.read() for file in attachments] or content)
+
+
+_ids = itertools.count(1)
+
+
+async def test_on_discord_the_answer_is_the_clip_itself(rig: ServerRig, http: httpx.Client) -> None:
+    async with AsyncStudioClient(str(http.base_url)) as studio:
+        orders = Orders(studio, Limits(cooldown_s=0), Blocklist.read(SHIPPED), None, 90.0)
+        refused, mine = Interaction(), Interaction()
+        await orders.anime(refused, "a nude")
+        with rig.worker():
+            await orders.anime(mine, "a cat")
+        assert refused.answers == [("alone", "that one is not for this show")]
+        assert b"ftyp" in mine.answers[-1][0][:12]
+        job = http.get(f"/jobs/{rig.launcher.launched[0]}").json()
+        assert (job["requested_by"], len(rig.launcher.launched)) == ("mio", 1)
+        assert orders.turns.at_studio == {} and orders.turns.waiting == {}
+
+
+async def test_on_discord_a_failure_and_a_bound_are_words(rig: ServerRig, http: httpx.Client) -> None:
+    async with AsyncStudioClient(str(http.base_url)) as studio:
+        orders = Orders(studio, Limits(cooldown_s=99), Blocklist.read(SHIPPED), None, 90.0)
+        failed, soon = Interaction(), Interaction()
+        failing = asyncio.create_task(orders.anime(failed, "a cat"))
+        await asyncio.to_thread(rig.fail_next)
+        await failing
+        await orders.anime(soon, "a dog")
+        assert failed.answers[-1] == "no clip: the drawn frames are unusable"
+        assert soon.answers[0][1].startswith("ask again in ")

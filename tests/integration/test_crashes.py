@@ -20,11 +20,13 @@ import av
 import httpx
 import pytest
 
+from anime_studio.checkpoints.manifest import COMPLETE, Manifest
 from anime_studio.core.recipes import TINY_RANDOM
-from anime_studio.engine.tiny import write_tiny_random
-from anime_studio.weights import COMPLETE, write_manifest
+from anime_studio.engine.loading.tiny_random import write_tiny_random
 from support.disks import small_disk_at
 from support.local_server import PATIENCE_S, LocalServer
+
+pytestmark = pytest.mark.slow
 
 PLACES = ("starting", "text", "denoise", "decode", "store", "stored")
 
@@ -64,7 +66,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def complete(checkpoint: Path) -> None:
-    write_manifest(checkpoint)
+    Manifest.of(checkpoint).write(checkpoint)
     (checkpoint / COMPLETE).touch()
 
 
@@ -115,7 +117,7 @@ def test_a_worker_killed_at_any_stage_loses_nothing(shared: LocalServer, place: 
     assert_whole(shared, shared.ended(behind["job_id"]))
 
 
-def test_a_job_that_kills_three_workers_fails_and_the_next_one_is_drawn(shared: LocalServer) -> None:
+def test_a_job_that_kills_three_workers_fails_and_the_next_one_is_rendered(shared: LocalServer) -> None:
     shared.stop_worker_at("denoise")
     deadly = shared.submit("deadly")
     for _ in range(3):
@@ -182,8 +184,8 @@ def test_a_killed_server_loses_no_acknowledged_job_and_leaves_no_worker(server: 
     server.stop(signal.SIGKILL)
     server.let_workers_pass()
     server.until(lambda: not alive(worker), "the orphaned worker to go")
-    handed_back = server.record(jobs[0]["job_id"])
-    assert (handed_back.state, handed_back.attempts) == ("queued", 0)
+    requeued = server.record(jobs[0]["job_id"])
+    assert (requeued.state, requeued.attempts) == ("queued", 0)
 
     server.start()
     for job in jobs:
@@ -213,7 +215,7 @@ def test_servers_killed_at_random_moments_lose_no_acknowledged_job(server: Local
     assert states == {"succeeded"}
 
 
-def test_a_stopped_server_hands_its_job_back_closes_streams_and_exits_with_zero(server: LocalServer) -> None:
+def test_a_stopped_server_requeues_its_job_closes_streams_and_exits_with_zero(server: LocalServer) -> None:
     server.start()
     server.stop_worker_at("text")
     job = server.submit()
@@ -221,13 +223,13 @@ def test_a_stopped_server_hands_its_job_back_closes_streams_and_exits_with_zero(
     with httpx.stream("GET", job["links"]["events"], timeout=PATIENCE_S) as stream:
         server.process.send_signal(signal.SIGTERM)
         assert "starting" in "".join(stream.iter_text())  # the stream ends by itself, whole
-    server.until((server.crash_dir / "stopping").exists, "the worker to be told")
+    server.until((server.crash_dir / "stopping").exists, "the worker to know that it must stop")
     server.let_workers_pass()
     assert server.process.wait(PATIENCE_S) == 0
     assert not alive(worker)
     waiting = server.record(job["job_id"])
     assert (waiting.state, waiting.attempts) == ("queued", 0)
-    assert server.logged("job.handed_back")
+    assert server.logged("job.requeued")
     assert server.logged("server.stopped")
 
 
@@ -239,7 +241,7 @@ def test_ctrl_c_while_the_worker_still_loads_ends_both_at_once(server: LocalServ
     assert server.record(job["job_id"]).state == "queued"
 
 
-def test_a_full_disk_is_said_and_work_goes_on_once_there_is_room(
+def test_a_full_disk_is_reported_and_work_goes_on_once_there_is_room(
     small_disk: Path, server: LocalServer
 ) -> None:
     server.keep_data_in(small_disk / "data")
@@ -255,7 +257,8 @@ def test_a_full_disk_is_said_and_work_goes_on_once_there_is_room(
         answer = server.post("as long as a prompt may be " * 70)
     assert (answer.status_code, answer.json()["code"]) == (507, "disk_full")
     assert answer.json()["retryable"]
-    assert str(server.data / "jobs.sqlite3") in answer.json()["detail"]
+    assert "data/jobs.sqlite3" in answer.json()["detail"]
+    assert str(small_disk) not in answer.json()["detail"]
     assert server.http.get("/health").status_code == 200
     worker = server.logged("worker.spawned")
 
@@ -268,17 +271,19 @@ def test_a_full_disk_is_said_and_work_goes_on_once_there_is_room(
 def test_missing_weights_are_named_with_their_command_until_they_are_there(
     server: LocalServer, models_dir: Path, tmp_path: Path
 ) -> None:
-    kept_at = Path(TINY_RANDOM.name, TINY_RANDOM.revision)
+    checkpoint = Path(TINY_RANDOM.name, TINY_RANDOM.revision)
     server.environment["ANIME_STUDIO_MODELS_DIR"] = str(tmp_path / "models")
     server.start()
     server.until(lambda: "weights" in server.http.get("/ready").json()["detail"], "the worker's word")
-    told = server.http.get("/ready")
-    assert (told.status_code, told.json()["retryable"]) == (503, True)
-    assert f"python -m anime_studio.engine.tiny {tmp_path / 'models' / kept_at}" in told.json()["detail"]
+    answer = server.http.get("/ready")
+    assert (answer.status_code, answer.json()["retryable"]) == (503, True)
+    assert "python -m anime_studio.engine.loading.tiny_random" in answer.json()["detail"]
+    assert str(tmp_path) not in answer.json()["detail"]
     (line,) = server.logged("worker.blocked")
     assert line["code"] == "weights_missing"
+    assert f"tiny_random {tmp_path / 'models' / checkpoint}" in line["detail"]  # the operator's whole command
 
-    shutil.copytree(models_dir / kept_at, tmp_path / "models" / kept_at)
+    shutil.copytree(models_dir / checkpoint, tmp_path / "models" / checkpoint)
     server.until(lambda: server.http.get("/ready").status_code == 200, "the worker to find its weights")
     assert_whole(server, server.ended(server.submit()["job_id"]))
     assert len(server.logged("worker.spawned")) == 1

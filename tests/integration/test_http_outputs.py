@@ -1,11 +1,12 @@
-"""`/outputs` over a real socket: what a player may do with a signed link, and what nobody may."""
+"""`/outputs` over a real socket: what a player can do with a signed link, and what nobody can."""
 
+import contextlib
 import io
 import json
+import logging
 import re
 import socket
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -15,20 +16,23 @@ import httpx
 import pytest
 import structlog
 
+from anime_studio.core.jobs import Asset, ClipFile, StoredClip
+from anime_studio.core.signing import UrlSigner
+from anime_studio.on_laptop.clips import FolderClips
 from anime_studio.settings import Settings
 from anime_studio.telemetry import configure_logging
 from common.schemas import Clip, Job, Problem
-from support.stage import NEW_KEY, OLD_KEY, Stage, until
-from support.standing import OnStandingServer
+from support.server_rig import KEY, ServerRig, until
+from support.shared_server import SharedServer
 
 EVERY_HEADER_BUT_THESE = {"date", "x-request-id", "server"}
 
 
-def make_clip(stage: Stage, http: httpx.Client, seed: int = 1) -> tuple[Job, Clip]:
+def make_clip(rig: ServerRig, http: httpx.Client, seed: int = 1) -> tuple[Job, Clip]:
     job_id = http.post(
         "/generate", json={"prompt": "a fox", "seed": seed}, headers={"Prefer": "respond-async"}
     ).json()["job_id"]
-    stage.draw_next()
+    rig.render_next()
     return read(http, job_id)
 
 
@@ -36,11 +40,6 @@ def read(http: httpx.Client, job_id: str) -> tuple[Job, Clip]:
     job = Job.model_validate(http.get(f"/jobs/{job_id}").json())
     assert job.clip is not None
     return job, job.clip
-
-
-def local(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.path}?{parts.query}"
 
 
 def changed(url: str, **changes: str | None) -> str:
@@ -56,12 +55,12 @@ def code_of(answer: httpx.Response) -> tuple[int, str]:
 
 
 @pytest.fixture
-def clip(stage: Stage, http: httpx.Client) -> Clip:
-    return make_clip(stage, http)[1]
+def clip(rig: ServerRig, http: httpx.Client) -> Clip:
+    return make_clip(rig, http)[1]
 
 
 @pytest.fixture
-def film(http: httpx.Client, clip: Clip) -> bytes:
+def mp4(http: httpx.Client, clip: Clip) -> bytes:
     return http.get(clip.url).content
 
 
@@ -116,18 +115,15 @@ class TestBytes:
         assert 0 < int(cache[1]) <= 900
         assert headers["content-disposition"] == f'inline; filename="{clip.clip_id}.mp4"'
 
-    def test_a_copy_may_not_outlive_its_link(self, stage, http, clip):
-        stage.clock.stop_at(clip.expires_at - timedelta(seconds=10))
+    def test_a_copy_may_not_outlive_its_link(self, rig, http, clip):
+        rig.clock.stop_at(clip.expires_at - timedelta(seconds=10))
 
         assert int(http.get(clip.url).headers["cache-control"].split("max-age=")[1].split(",")[0]) == 10
 
-    def test_a_download_is_signed_as_one(self, stage, http, clip):
+    def test_a_download_is_signed_as_one(self, http, clip):
         assert code_of(http.get(changed(clip.url, dl="1"))) == (403, "url_invalid")
 
-        from anime_studio.core.jobs import Asset
-        from anime_studio.core.signing import UrlSigner
-
-        link = UrlSigner([OLD_KEY]).sign(clip.clip_id, Asset.VIDEO, clip.expires_at, download=True)
+        link = UrlSigner([KEY]).sign(clip.clip_id, Asset.VIDEO, clip.expires_at, download=True)
         answer = http.get(link)
         assert answer.headers["content-disposition"] == f'attachment; filename="{clip.clip_id}.mp4"'
         assert code_of(http.get(changed(link, dl=None))) == (403, "url_invalid")
@@ -145,7 +141,7 @@ class TestBytes:
         }
 
 
-class TestRanges(OnStandingServer):
+class TestRanges(SharedServer):
     @pytest.mark.parametrize(
         ("asked", "first", "last"),
         [
@@ -159,26 +155,26 @@ class TestRanges(OnStandingServer):
             ("bytes=0-4,999999999-", 0, 4),
         ],
     )
-    def test_one_range_is_206(self, http, clip, film, asked, first, last):
+    def test_one_range_is_206(self, http, clip, mp4, asked, first, last):
         answer = http.get(clip.url, headers={"Range": asked})
 
-        size = len(film)
+        size = len(mp4)
         first = size + first if first < 0 else first
         last = size - 1 if last is None else last
         assert answer.status_code == 206
         assert answer.headers["content-range"] == f"bytes {first}-{last}/{size}"
-        assert answer.content == film[first : last + 1]
+        assert answer.content == mp4[first : last + 1]
         assert int(answer.headers["content-length"]) == last + 1 - first
         assert answer.headers["etag"] == f'"{clip.sha256}"'
 
-    def test_several_ranges_are_multipart(self, http, clip, film):
+    def test_several_ranges_are_multipart(self, http, clip, mp4):
         answer = http.get(clip.url, headers={"Range": "bytes=0-3,10-13"})
 
         assert answer.status_code == 206
         assert answer.headers["content-type"].startswith("multipart/byteranges; boundary=")
         parts = answer.content.split(b"--" + answer.headers["content-type"].split("=")[1].encode())
         bodies = [part.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n") for part in parts[1:-1]]
-        assert bodies == [film[0:4], film[10:14]]
+        assert bodies == [mp4[0:4], mp4[10:14]]
 
     @pytest.mark.parametrize("asked", ["bytes=999999999-", "bytes=-0", "bytes=999999999-,888888888-"])
     def test_none_within_the_file_is_416(self, http, clip, asked):
@@ -187,30 +183,11 @@ class TestRanges(OnStandingServer):
         assert code_of(answer) == (416, "range_not_satisfiable")
         assert answer.headers["content-range"] == f"bytes */{clip.size_bytes}"
 
-    @pytest.mark.parametrize(
-        "asked",
-        [
-            "bytes=9-3",
-            "bytes=-",
-            "bytes=",
-            "bytes",
-            "bytes=a-b",
-            "items=0-3",
-            "bytes=0-3;1-2",
-            "bytes=+1-3",
-            "bytes=1_0-20",
-        ],
-    )
-    def test_what_is_no_range_is_ignored(self, http, clip, film, asked):
+    @pytest.mark.parametrize("asked", ["bytes=9-3", "items=0-3", f"bytes={','.join(['0-0'] * 1000)}"])
+    def test_what_is_no_range_is_ignored(self, http, clip, mp4, asked):
         answer = http.get(clip.url, headers={"Range": asked})
 
-        assert (answer.status_code, answer.content) == (200, film)
-
-    def test_a_thousand_ranges_get_the_whole_file(self, http, clip, film):
-        many = ",".join(f"{at}-{at}" for at in range(0, 2000, 2))
-        answer = http.get(clip.url, headers={"Range": f"bytes={many}"})
-
-        assert (answer.status_code, answer.content) == (200, film)
+        assert (answer.status_code, answer.content) == (200, mp4)
 
     @pytest.mark.parametrize(
         ("if_range", "status"),
@@ -238,22 +215,13 @@ class TestRanges(OnStandingServer):
         assert answer.headers["etag"] == f'"{clip.sha256}"'
         assert "cache-control" in answer.headers
 
-    def test_another_copy_is_not_304(self, http, clip):
-        assert http.get(clip.url, headers={"If-None-Match": '"another"'}).status_code == 200
-
 
 class TestExpiry:
-    @pytest.mark.parametrize(("early_s", "status"), [(1, 200), (0, 403)])
-    def test_the_link_dies_when_it_says(self, stage, http, clip, early_s, status):
-        stage.clock.stop_at(clip.expires_at - timedelta(seconds=early_s))
-
-        assert http.get(clip.url).status_code == status
-
-    def test_a_range_after_expiry_is_403_and_a_fresh_link_goes_on_byte_for_byte(self, stage, http):
-        job, clip = make_clip(stage, http)
+    def test_a_range_after_expiry_is_403_and_a_fresh_link_goes_on_byte_for_byte(self, rig, http):
+        job, clip = make_clip(rig, http)
         whole = http.get(clip.url).content
-        begun = http.get(clip.url, headers={"Range": "bytes=0-999"}).content
-        stage.clock.ahead += timedelta(seconds=901)
+        first = http.get(clip.url, headers={"Range": "bytes=0-999"}).content
+        rig.clock.ahead += timedelta(seconds=901)
 
         late = http.get(clip.url, headers={"Range": "bytes=1000-", "If-Range": f'"{clip.sha256}"'})
         assert code_of(late) == (403, "url_expired")
@@ -262,73 +230,37 @@ class TestExpiry:
         _, fresh = read(http, job.job_id)
         rest = http.get(fresh.url, headers={"Range": "bytes=1000-", "If-Range": f'"{clip.sha256}"'})
         assert rest.status_code == 206
-        assert begun + rest.content == whole
-
-    def test_keys_rotate_old_both_new(self, tmp_path):
-        stage = Stage(tmp_path)
-        with stage.serve() as http:
-            job, made_with_old = make_clip(stage, http)
-        stage.keys = [OLD_KEY, NEW_KEY]
-        with stage.serve() as http:
-            assert http.get(local(made_with_old.url)).status_code == 200
-            _, made_with_new = read(http, job.job_id)
-        stage.keys = [NEW_KEY]
-        with stage.serve() as http:
-            assert code_of(http.get(local(made_with_old.url))) == (403, "url_invalid")
-            assert http.get(local(made_with_new.url)).status_code == 200
+        assert first + rest.content == whole
 
 
-class TestRefusals(OnStandingServer):
+class TestRefusals(SharedServer):
     @pytest.mark.parametrize(
-        ("changes", "answered"),
+        ("changes", "refusal"),
         [
             ({"signature": None}, (403, "url_invalid")),
-            ({"expires": None}, (403, "url_invalid")),
-            ({"signature": "A" * 42}, (400, "url_malformed")),
-            ({"signature": "A" * 44}, (400, "url_malformed")),
-            ({"signature": "A" * 42 + "="}, (400, "url_malformed")),
             ({"signature": "A" * 43}, (403, "url_invalid")),
-            ({"expires": "-1"}, (400, "url_malformed")),
-            ({"expires": "1e9"}, (400, "url_malformed")),
-            ({"expires": "1795464900.5"}, (400, "url_malformed")),
-            ({"expires": str(2**63)}, (400, "url_malformed")),
+            ({"signature": "A" * 44}, (400, "url_malformed")),
+            ({"expires": None}, (403, "url_invalid")),
             ({"expires": "99999999999"}, (403, "url_invalid")),
             ({"expires": "١٧٩٥٤٦٤٩٠٠"}, (400, "url_malformed")),
             ({"dl": "2"}, (400, "url_malformed")),
-            ({"v": "1"}, (400, "url_malformed")),
-            ({"expires[]": "1"}, (400, "url_malformed")),
         ],
     )
-    def test_an_altered_link(self, http, clip, changes, answered):
-        assert code_of(http.get(changed(clip.url, **changes))) == answered
+    def test_an_altered_link(self, http, clip, changes, refusal):
+        assert code_of(http.get(changed(clip.url, **changes))) == refusal
 
-    def test_upper_case_and_lower_case_signatures(self, http, clip):
-        signature = dict(parse_qsl(urlsplit(clip.url).query))["signature"]
+    def test_a_parameter_twice(self, http, clip):
+        again = urlsplit(clip.url).query.split("&")[0]
 
-        for other in (signature.upper(), signature.lower(), signature.swapcase()):
-            assert code_of(http.get(changed(clip.url, signature=other))) == (403, "url_invalid")
+        assert code_of(http.get(f"{clip.url}&{again}")) == (400, "url_malformed")
 
-    @pytest.mark.parametrize("again", ["signature", "expires", "dl"])
-    def test_a_parameter_twice(self, http, clip, again):
-        query = urlsplit(clip.url).query
-        value = dict(parse_qsl(query)).get(again, "1")
-
-        answer = http.get(f"{urlsplit(clip.url).path}?{query}&{again}={value}&{again}={value}")
-        assert code_of(answer) == (400, "url_malformed")
-
-    def test_a_signature_opens_its_own_clip_only(self, stage, http, clip):
-        _, other = make_clip(stage, http, seed=2)
-
-        swapped = clip.url.replace(clip.clip_id, other.clip_id)
-        assert code_of(http.get(swapped)) == (403, "url_invalid")
-
-    def test_unsigned_callers_learn_nothing_of_ids(self, stage, http, clip):
-        def told(clip_id: str, query: str) -> tuple[int, str, str]:
+    def test_unsigned_callers_learn_nothing_of_ids(self, rig, http, clip):
+        def refusal(clip_id: str, query: str) -> tuple[int, str, str]:
             answer = http.get(f"/outputs/{clip_id}?{query}")
             return *code_of(answer), answer.json()["detail"]
 
         for query in ("", "expires=1795464900", f"expires=1795464900&signature={'A' * 43}"):
-            assert told(clip.clip_id, query) == told("c_" + "0" * 32, query)
+            assert refusal(clip.clip_id, query) == refusal("c_" + "0" * 32, query)
 
     @pytest.mark.parametrize(
         "path",
@@ -356,115 +288,103 @@ class TestRefusals(OnStandingServer):
         assert answer.startswith(b"HTTP/1.1 404")
 
 
+def lose_files(rig: ServerRig) -> None:
+    for path in (rig.folder / "clips").iterdir():
+        path.unlink()
+
+
 class TestLoss:
-    def test_a_swept_clip_is_gone_for_those_who_hold_a_link_only(self, stage, http, clip):
-        for path in stage.clips._folder.iterdir():
-            path.unlink()
+    def test_a_swept_clip_is_gone_for_those_who_hold_a_link_only(self, rig, http, clip):
+        lose_files(rig)
 
         assert code_of(http.get(clip.url)) == (410, "clip_gone")
         assert code_of(http.get(changed(clip.url, signature="A" * 43))) == (403, "url_invalid")
 
-    def test_a_job_whose_clip_was_swept_shows_no_clip(self, stage, http):
-        job, _ = make_clip(stage, http, seed=2)
-        for path in stage.clips._folder.iterdir():
-            path.unlink()
+    def test_a_job_whose_clip_was_swept_shows_no_clip(self, rig, http):
+        job, _ = make_clip(rig, http, seed=2)
+        lose_files(rig)
 
         after = Job.model_validate(http.get(f"/jobs/{job.job_id}").json())
 
         assert (after.state, after.clip) == ("succeeded", None)
 
-    @pytest.mark.parametrize("lose", [Path.unlink, lambda film: film.write_bytes(b"half")])
-    def test_a_clip_lost_between_the_check_and_the_answer_is_gone_too(self, stage, http, clip, lose):
-        opened = stage.clips.open
+    @pytest.mark.parametrize("lose", [Path.unlink, lambda mp4: mp4.write_bytes(b"half")])
+    def test_a_clip_lost_between_the_check_and_the_answer_is_gone_too(self, tmp_path, lose):
+        class LosingClips(FolderClips):
+            async def open(self, clip: StoredClip, asset: Asset) -> ClipFile | None:
+                file = await super().open(clip, asset)
+                lose(file.path)
+                return file
 
-        async def open_then_lose(*asked):
-            file = await opened(*asked)
-            lose(file.path)
-            return file
+        rig = ServerRig(tmp_path, clips=LosingClips)
+        with rig.serve() as http:
+            _, clip = make_clip(rig, http)
+            assert code_of(http.get(clip.url)) == (410, "clip_gone")
 
-        stage.clips.open = open_then_lose
-
-        assert code_of(http.get(clip.url)) == (410, "clip_gone")
-
-    def test_a_truncated_file_is_never_served(self, stage, http, clip):
-        film = next(stage.clips._folder.glob("*.mp4"))
-        film.write_bytes(film.read_bytes()[:-1])
+    def test_a_truncated_file_is_never_served(self, rig, http, clip):
+        (mp4,) = (rig.folder / "clips").glob("*.mp4")
+        mp4.write_bytes(mp4.read_bytes()[:-1])
 
         assert code_of(http.get(clip.url)) == (410, "clip_gone")
 
 
 class TestUnderWay:
-    def test_a_republish_during_a_slow_download_does_not_break_it(self, stage, http):
-        job, clip = make_clip(stage, http)
+    def test_a_republish_during_a_slow_download_does_not_break_it(self, rig, http):
+        job, clip = make_clip(rig, http)
         whole = http.get(clip.url).content
         with http.stream("GET", clip.url) as slow:
             chunks = slow.iter_bytes(1000)
             got = next(chunks)
-            record = stage.store_record(job.job_id)
-            stage.publish(record)
-            stage.clips.remove_remains()
+            record = rig.record(job.job_id)
+            rig.publish(record)
+            rig.clips.remove_orphans()
             got += b"".join(chunks)
 
         assert got == whole
 
-    def test_many_players_at_once(self, http, clip, film):
-        def play(at: int) -> bool:
-            first = (at * 97) % len(film)
-            part = http.get(clip.url, headers={"Range": f"bytes={first}-{first + 999}"})
-            return part.status_code == 206 and part.content == film[first : first + 1000]
-
-        with ThreadPoolExecutor(16) as pool:
-            assert all(pool.map(play, range(200)))
-
-    def test_a_link_works_as_soon_as_the_job_says_so(self, stage, http):
-        """The writer commits before the record: no reader may see a job whose clip is not there."""
-        with stage.worker(), ThreadPoolExecutor(4) as pool:
-            answers = list(
-                pool.map(lambda seed: http.post("/generate", json={"prompt": "x", "seed": seed}), range(4))
-            )
-
-        clips = [Job.model_validate(answer.json()).clip for answer in answers]
-        assert all(clip is not None and http.get(clip.url).status_code == 200 for clip in clips)
-
 
 @pytest.fixture
-def captured_logs(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+def captured_logs() -> Iterator[io.StringIO]:
     """All that this process logs, as a deployment would write it."""
-    import logging
-    import sys
-
-    root, written = logging.getLogger(), io.StringIO()
-    before = root.handlers[:], root.level
-    monkeypatch.setattr(sys, "stderr", written)
-    configure_logging(Settings(log_format="json"), component="server")
-    yield written
-    root.handlers[:], root.level = before
-    structlog.reset_defaults()
+    root, written, config = logging.getLogger(), io.StringIO(), structlog.get_config()
+    handlers, level = root.handlers[:], root.level
+    with contextlib.redirect_stderr(written):
+        configure_logging(Settings(log_format="json"), component="server")
+        yield written
+    root.handlers[:], root.level = handlers, level
+    structlog.configure(**config)
 
 
 class TestLogs:
-    def test_no_line_holds_a_signature(self, captured_logs, stage, http):
-        _, clip = make_clip(stage, http)
-        signature = dict(parse_qsl(urlsplit(clip.url).query))["signature"]
-        for url in (clip.url, clip.poster_url, changed(clip.url, expires="1"), changed(clip.url, dl="1")):
-            http.get(url, headers={"Range": "bytes=0-9"})
-        stage.clips.open = None  # type: ignore[method-assign, assignment]
-        assert http.get(clip.url).status_code == 500  # with a traceback in the log
+    def test_no_line_holds_a_signature(self, captured_logs, tmp_path):
+        class FailingPosters(FolderClips):
+            async def open(self, clip: StoredClip, asset: Asset) -> ClipFile | None:
+                if asset is Asset.POSTER:
+                    raise ZeroDivisionError
+                return await super().open(clip, asset)
+
+        rig = ServerRig(tmp_path, clips=FailingPosters)
+        with rig.serve() as http:
+            _, clip = make_clip(rig, http)
+            for url in (clip.url, changed(clip.url, expires="1"), changed(clip.url, dl="1")):
+                http.get(url, headers={"Range": "bytes=0-9"})
+            assert http.get(clip.poster_url).status_code == 500  # with a traceback in the log
 
         text = captured_logs.getvalue()
         assert "Traceback" in text
-        assert signature not in text
         assert "signature=" not in text
+        for url in (clip.url, clip.poster_url):
+            assert dict(parse_qsl(urlsplit(url).query))["signature"] not in text
 
-    def test_one_line_per_request_says_what_was_served(self, captured_logs, stage, http):
-        _, clip = make_clip(stage, http)
+    def test_one_line_per_request_has_what_was_served(self, captured_logs, rig, http):
+        _, clip = make_clip(rig, http)
         http.get(clip.url, headers={"Range": "bytes=0-9", "X-Request-ID": "obs.1"})
 
-        def told() -> list[dict[str, object]]:
+        def logged() -> list[dict[str, object]]:
             lines = [json.loads(line) for line in captured_logs.getvalue().splitlines()]
             return [line for line in lines if line.get("request_id") == "obs.1"]
 
-        (line,) = until(told)  # the line follows the answer
+        (line,) = until(logged)  # the line follows the answer
         assert {
             "event": "request.answered", "method": "GET", "route": "/outputs/{clip_id}", "status": 206,
             "bytes_sent": 10, "range": "bytes=0-9", "clip_id": clip.clip_id,

@@ -1,4 +1,4 @@
-"""What `/metrics` counts and `/telemetry/signals` takes, over a real socket."""
+"""`/metrics` and `/telemetry/signals` over a real socket."""
 
 import re
 from datetime import timedelta
@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from anime_studio.core.pricing import receipt
 from common.schemas import Timings
-from support.stage import L4, Stage
+from support.server_rig import L4, ServerRig
 
 PROMPT = {"prompt": "a fox"}
 AT_ONCE = {"Prefer": "respond-async"}
@@ -33,11 +33,11 @@ def submit(http: httpx.Client) -> str:
     return http.post("/generate", json=PROMPT, headers=AT_ONCE).json()["job_id"]
 
 
-def test_each_job_is_counted_once_however_often_it_is_read(stage, http):
+def test_each_job_is_counted_once_however_often_it_is_read(rig, http):
     job_id = submit(http)
-    stage.draw_next()
+    rig.render_next()
     submit(http)
-    stage.fail_next()
+    rig.fail_next()
     http.delete(f"/jobs/{submit(http)}")
     for _ in range(3):
         http.get(f"/jobs/{job_id}")
@@ -60,33 +60,34 @@ def test_each_job_is_counted_once_however_often_it_is_read(stage, http):
     assert seen["anime_estimated_cost_usd_total", ()] == pytest.approx(receipt(timings, L4).usd)
 
 
-def test_a_job_is_counted_once_also_after_it_is_forgotten(stage, http):
+@pytest.mark.parametrize("jump", [timedelta(hours=1), timedelta(hours=-1), timedelta(days=1)])
+def test_each_end_is_counted_once_wherever_the_clock_jumps(rig, http, jump):
     submit(http)
-    stage.draw_next()
+    rig.render_next()
     name = "anime_generate_requests_total"
     assert value(http, name, outcome="succeeded", error_code="") == 1
-    stage.clock.ahead += timedelta(hours=1)
+    rig.clock.ahead += jump
     assert value(http, name, outcome="succeeded", error_code="") == 1
     submit(http)
-    stage.draw_next()
+    rig.render_next()
 
     assert value(http, name, outcome="succeeded", error_code="") == 2
 
 
 def test_jobs_of_before_this_process_are_not_counted(tmp_path):
-    first = Stage(tmp_path)
+    first = ServerRig(tmp_path)
     with first.serve() as http:
         submit(http)
-        first.draw_next()
-    with Stage(tmp_path).serve() as http:
+        first.render_next()
+    with ServerRig(tmp_path).serve() as http:
         assert value(http, "anime_generate_requests_total", outcome="succeeded", error_code="") == 0
 
 
-def test_refusals_are_counted_by_code(stage, http):
+def test_refusals_are_counted_by_code(rig, http):
     http.post("/generate", json={})
     http.post("/generate", content=b"{", headers={"Content-Type": "application/json"})
     http.post("/generate", json=PROMPT | {"duration": 30})
-    for _ in range(stage.policy.max_queued_jobs + 1):
+    for _ in range(rig.policy.max_queued_jobs + 1):
         http.post("/generate", json=PROMPT, headers=AT_ONCE)
 
     seen = scrape(http)
@@ -94,24 +95,24 @@ def test_refusals_are_counted_by_code(stage, http):
         assert seen["anime_generate_requests_total", (("error_code", code), ("outcome", "refused"))] == 1
 
 
-def test_gauges_show_the_queue_as_it_is(stage, http):
+def test_gauges_show_the_queue_as_it_is(rig, http):
     submit(http)
     submit(http)
-    with stage.desk() as desk:
-        stage.claim(desk)
+    with rig.worker_store() as worker_store:
+        rig.claim(worker_store)
         assert (value(http, "anime_backlog"), value(http, "anime_jobs_in_progress")) == (1, 1)
 
 
-def test_outputs_are_counted_by_result(stage, http):
+def test_outputs_are_counted_by_result(rig, http):
     job_id = submit(http)
-    stage.draw_next()
+    rig.render_next()
     clip = http.get(f"/jobs/{job_id}").json()["clip"]
     http.get(clip["url"])
     http.get(clip["url"], headers={"Range": "bytes=0-1"})
     http.get(clip["url"], headers={"Range": "bytes=99999999-"})
     http.get(clip["url"], headers={"If-None-Match": f'"{clip["sha256"]}"'})
     http.get(clip["url"].split("?")[0])
-    stage.clock.ahead += timedelta(hours=1)
+    rig.clock.ahead += timedelta(hours=1)
     http.get(clip["url"])
 
     seen = scrape(http)
@@ -119,7 +120,7 @@ def test_outputs_are_counted_by_result(stage, http):
         assert seen["anime_output_requests_total", (("result", result),)] == 1, result
 
 
-def test_no_id_and_no_path_is_a_label(stage, http):
+def test_no_id_and_no_path_is_a_label(rig, http):
     job_id = submit(http)
     http.get(f"/jobs/{job_id}")
     http.get("/made/up/path")
@@ -133,7 +134,7 @@ def test_no_id_and_no_path_is_a_label(stage, http):
     assert 'route="(unmatched)"' in text
 
 
-def test_the_exposition_says_whose_series_they_are(http):
+def test_the_text_starts_with_whose_series_they_are(http):
     assert http.get("/metrics").text.startswith("# Series of one process.")
 
 

@@ -1,6 +1,6 @@
-"""Schemathesis against the real app, store and folder over a real socket: no 5xx, no lie in the document.
+"""Schemathesis against the real app, store and folder over a real socket: no 5xx, and every answer as documented.
 
-A played worker draws each job at once, so that answers of every state are seen.
+A fake worker finishes each job at once, so that answers of every state occur.
 """
 
 import json
@@ -13,18 +13,18 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from anime_studio.core.studio import Policy
+from anime_studio.core.policy import Policy
 from anime_studio.web.openapi import document
-from support.stage import PATIENCE_S, Stage, until
+from support.server_rig import PATIENCE_S, ServerRig, until
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    stage = Stage(tmp_path_factory.mktemp("schemathesis"), generate_wait_s=0.5, heartbeat_s=0.2)
-    stage.policy = Policy(max_queued_jobs=1000)
-    with stage.serve() as http, stage.worker():
+    rig = ServerRig(tmp_path_factory.mktemp("schemathesis"), generate_wait_s=0.5, heartbeat_s=0.2)
+    rig.policy = Policy(max_queued_jobs=1000)
+    with rig.serve() as http, rig.worker():
         yield str(http.base_url)
 
 
@@ -34,18 +34,18 @@ schema = schemathesis.openapi.from_dict(json.loads(document()))
 @schema.parametrize()
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 def test_every_answer_is_as_documented(case: schemathesis.Case, server: str) -> None:
-    # What a recipe cannot draw, and a key used twice, are refused however well formed they are.
+    # A well formed request is refused if the recipe cannot render it or its key was used for another.
     creates = (case.method, case.path) in {("POST", "/generate"), ("POST", "/v1/videos")}
     excluded = [positive_data_acceptance] if creates else []
     case.call_and_validate(base_url=server, timeout=PATIENCE_S, excluded_checks=excluded)
 
 
 def test_the_answers_for_a_real_job_are_as_documented(server: str) -> None:
-    """Made-up ids only ever meet 404: here are real ones."""
-    made = schema["/generate"]["POST"].Case(
+    """Generated ids only get 404; these are real ones."""
+    case = schema["/generate"]["POST"].Case(
         body={"prompt": "a fox"}, media_type="application/json", headers={"Prefer": "wait=30"}
     )
-    made.call_and_validate(base_url=server, timeout=PATIENCE_S)
+    case.call_and_validate(base_url=server, timeout=PATIENCE_S)
     with httpx.Client(base_url=server, timeout=PATIENCE_S) as http:
         job_id = http.post("/generate", json={"prompt": "a fox"}, headers={"Prefer": "respond-async"}).json()[
             "job_id"

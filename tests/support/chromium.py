@@ -1,4 +1,4 @@
-"""How the browser tests start Chromium, and what they call its pages."""
+"""Chromium for the browser tests: where it is, its arguments, the longest wait."""
 
 import shutil
 from collections.abc import Callable
@@ -16,7 +16,7 @@ ARGUMENTS = [
     "--disable-sync",
     "--autoplay-policy=no-user-gesture-required",  # as OBS starts its browser
 ]
-PATIENCE_MS = 180_000
+PATIENCE_MS = 90_000
 
 NewPage = Callable[..., Any]
 """Opens a Playwright page: `new_page(base_url, **context_options)`."""

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from anime_studio.core.errors import AnimeStudioError
-from anime_studio.local.server import serve
+from anime_studio.on_laptop.server import serve
 from anime_studio.settings import Settings
 
 if __name__ == "__main__":

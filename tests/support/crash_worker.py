@@ -1,20 +1,22 @@
 """The worker process of the crash tests: the real one, with places where it waits to be killed.
 
-Run as a script in the place of `anime_studio.local.worker_process`. The folder named by
-CRASH_DIR holds the plan: while the file `at` names a place, the worker that comes there
-writes its process id to `waiting` and goes no further.
+Run as a script instead of `anime_studio.on_laptop.worker_process`. The folder named by
+CRASH_DIR holds the plan: while the file `at` names a place, the worker that reaches the place
+writes its process id to `waiting` and waits.
 """
 
 import os
-import time
+import select
 from pathlib import Path
 
-from anime_studio.core.jobs import JobRecord, RenderedClip, Report, StoredClip
+from anime_studio.checkpoints.store import Checkpoint
+from anime_studio.core.jobs import JobRecord, RenderedClip, StoredClip
+from anime_studio.core.ports import Report
 from anime_studio.core.recipes import Recipe
-from anime_studio.local.worker_process import Pipes, _load_engine, main
+from anime_studio.on_laptop.clips import FolderClips
+from anime_studio.on_laptop.worker_process import SupervisorPipe, load_engine, main
+from anime_studio.on_laptop.worker_store import SqliteWorkerStore
 from anime_studio.settings import Settings
-from anime_studio.storage.folder_clips import FolderClips
-from anime_studio.storage.sqlite_desk import SqliteDesk
 from common.schemas import ClipSpec, JobState, Stage
 
 CRASH_DIR = Path(os.environ["CRASH_DIR"])
@@ -27,15 +29,14 @@ def wait_if_planned(place: str) -> None:
         partial.write_text(str(os.getpid()))
         partial.rename(CRASH_DIR / "waiting")
         while at.exists() and at.read_text() == place:
-            time.sleep(0.01)
+            select.select([], [], [], 0.01)  # libfaketime 0.9.10 breaks `time.sleep` while it moves the clock
 
 
 class StoppableEngine:
     """The engine, with a place before it starts, at its text, in its steps and in its frames."""
 
-    def __init__(self, recipe: Recipe, folder: Path, settings: Settings) -> None:
-        self._engine = _load_engine(recipe, folder, settings)
-        self.start_kind = self._engine.start_kind
+    def __init__(self, recipe: Recipe, checkpoint: Checkpoint, settings: Settings) -> None:
+        self._engine = load_engine(recipe, checkpoint, settings)
 
     def render(self, spec: ClipSpec, folder: Path, report: Report) -> RenderedClip:
         def stopping_report(stage: Stage, step: int = 0, total_steps: int = 0) -> None:
@@ -48,34 +49,34 @@ class StoppableEngine:
 
 
 def stop_in_store() -> None:
-    """Add two places: both files lie there and their sidecar does not; the clip is stored and nobody was told."""
-    commit, save = FolderClips._commit, SqliteDesk.save
+    """Add two places: before the sidecar of a clip is written, and before the job's end is saved."""
+    write, save = FolderClips._write_sidecar, SqliteWorkerStore.save
 
-    def stopping_commit(self: FolderClips, clip: StoredClip) -> None:
+    def stopping_write(self: FolderClips, clip: StoredClip) -> None:
         wait_if_planned("store")
-        commit(self, clip)
+        write(self, clip)
 
-    def stopping_save(self: SqliteDesk, job: JobRecord) -> None:
+    def stopping_save(self: SqliteWorkerStore, job: JobRecord) -> None:
         if job.state is JobState.SUCCEEDED:
             wait_if_planned("stored")
         save(self, job)
 
-    FolderClips._commit = stopping_commit  # type: ignore[method-assign]
-    SqliteDesk.save = stopping_save  # type: ignore[method-assign]
+    FolderClips._write_sidecar = stopping_write  # type: ignore[method-assign]
+    SqliteWorkerStore.save = stopping_save  # type: ignore[method-assign]
 
 
-def tell_when_stopping() -> None:
+def report_stopping() -> None:
     """Write the file `stopping` once the worker knows that it must stop."""
-    stop = Pipes._stop_within
+    stop = SupervisorPipe._stop_within
 
-    def telling_stop(self: Pipes, seconds: float) -> None:
+    def reporting_stop(self: SupervisorPipe, seconds: float) -> None:
         stop(self, seconds)
         (CRASH_DIR / "stopping").touch()
 
-    Pipes._stop_within = telling_stop  # type: ignore[method-assign]
+    SupervisorPipe._stop_within = reporting_stop  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
     stop_in_store()
-    tell_when_stopping()
+    report_stopping()
     main(StoppableEngine)

@@ -1,8 +1,41 @@
-"""What tests of the engine ask for and listen to."""
+"""An engine of random weights, what tests ask of it, and what it reports."""
 
+import shutil
+from pathlib import Path
+
+import torch
+
+from anime_studio.checkpoints.store import Checkpoint
 from anime_studio.core.clip import plan
 from anime_studio.core.recipes import TINY_RANDOM, Recipe
+from anime_studio.engine.acceleration import PLAIN, Acceleration
+from anime_studio.engine.engine import Engine
+from anime_studio.engine.startup import load_engine
 from common.schemas import ClipSpec, GenerateRequest, Stage
+
+
+def tiny_engine(folder: Path, acceleration: Acceleration = PLAIN, cache_dir: Path | None = None) -> Engine:
+    device = torch.device("cpu")
+    return load_engine(
+        TINY_RANDOM, Checkpoint.at(folder), device, acceleration=acceleration, cache_dir=cache_dir
+    )
+
+
+def checkpoint_in(models: Path, tiny_checkpoint: Path) -> Checkpoint:
+    """Copy the tiny checkpoint into the models folder *models*."""
+    return Checkpoint.at(shutil.copytree(tiny_checkpoint, models / "tiny-random" / "random-0"))
+
+
+def flip(path: Path, at: int = -1) -> None:
+    """Flip one bit of one byte."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path, count: int = 8) -> None:
+    """Remove the last *count* bytes."""
+    path.write_bytes(path.read_bytes()[:-count])
 
 
 def spec_of(recipe: Recipe = TINY_RANDOM, **request: object) -> ClipSpec:
@@ -11,7 +44,7 @@ def spec_of(recipe: Recipe = TINY_RANDOM, **request: object) -> ClipSpec:
 
 
 class Reports:
-    """Keeps what was reported; raises `stop` when stage and step are reached."""
+    """Stores what was reported; raises *stop* when stage and step are reached."""
 
     def __init__(self, stop: Exception | None = None, at: tuple[Stage, int] | None = None) -> None:
         self.seen: list[tuple[Stage, int, int]] = []

@@ -1,6 +1,5 @@
 """Job records and clips' plans, for tests that need one."""
 
-import secrets
 from datetime import UTC, datetime, timedelta
 
 from anime_studio.core.clip import plan
@@ -27,12 +26,7 @@ class HandClock:
 
 def new_job(prompt: str = "a cat on a roof", *, created_at: datetime = NOON, **changes: object) -> JobRecord:
     """Return a queued job of the tiny recipe."""
-    spec = plan(GenerateRequest(prompt=prompt, duration=1), TINY_RANDOM, model_revision="random-0", seed=7)
-    job = JobRecord(
-        job_id=f"j_{secrets.token_hex(16)}",
-        clip_id=f"c_{secrets.token_hex(16)}",
-        request_id="r_test",
-        spec=spec,
-        created_at=created_at,
-    )
+    request = GenerateRequest(prompt=prompt, duration=1)
+    spec = plan(request, TINY_RANDOM, model_revision="random-0", seed=7)
+    job = JobRecord.submitted(request, spec, request_id="r_test", now=created_at)
     return job.model_copy(update=changes)

@@ -104,16 +104,16 @@ class LocalServer:
         entries = [json.loads(line) for line in lines if line.startswith(b"{") and line.endswith(b"}")]
         return [entry for entry in entries if entry["event"] == event]
 
-    def post(self, prompt: str) -> httpx.Response:
+    def post(self, prompt: str, **body: object) -> httpx.Response:
         return self.http.post(
             "/generate",
-            json={"prompt": prompt, "duration": 0.5, "seed": 7},
+            json={"prompt": prompt, "duration": 0.5, "seed": 7} | body,
             headers={"Prefer": "respond-async"},
         )
 
-    def submit(self, prompt: str = "a cat on a roof") -> dict[str, Any]:
+    def submit(self, prompt: str = "a cat on a roof", **body: object) -> dict[str, Any]:
         """Post a prompt and return the job as accepted."""
-        answer = self.post(prompt)
+        answer = self.post(prompt, **body)
         assert answer.status_code == 202, answer.text
         return dict(answer.json())
 

@@ -6,7 +6,11 @@ import pytest
 from typer.testing import CliRunner
 
 from anime_studio.cli import app
+from anime_studio.core.decoders import Decoder
+from anime_studio.core.projection import CARDS
 from anime_studio.core.recipes import DEMO
+from support.engine import checkpoint_in
+from support.smaller_decoders import tiny_weights, write_decoder
 
 
 @pytest.fixture
@@ -22,12 +26,40 @@ def test_cost_says_that_it_projects_and_which_card_is_cheapest(run):
     assert shown.count(" *") >= 2
 
 
-def test_cost_as_json_has_a_row_for_each_card_and_recipe(run):
+def test_cost_as_json_has_a_row_for_each_recipe_decoder_and_card(run):
     document = json.loads(run("cost", "--json").stdout)
 
-    rows = {(row["recipe"], row["card"]) for row in document["projections"]}
-    assert {("fastwan-3step", "L4"), ("wan-50step", "H200")} <= rows
-    assert len(rows) == len(document["projections"]) == 12
+    rows = {(row["recipe"], row["decoder"], row["card"]): row for row in document["projections"]}
+    assert {("fastwan-3step", "tiny", "L4"), ("wan-50step", "full", "H200")} <= rows.keys()
+    assert len(rows) == len(document["projections"]) == 2 * 3 * len(CARDS)
+    full, light, tiny = (rows["fastwan-3step", decoder, "L4"] for decoder in ("full", "light", "tiny"))
+    assert full["usd"] > light["usd"] > tiny["usd"]
+    assert tiny["clips_per_hour"] == pytest.approx(3600 / tiny["total_s"])
+
+
+def test_cost_adds_up_what_this_shells_settings_would_deploy(run, monkeypatch):
+    monkeypatch.setenv("ANIME_STUDIO_SCALEDOWN_WINDOW_S", "40")
+    usual = json.loads(run("cost", "--json").stdout)["deployment"]
+    monkeypatch.setenv("ANIME_STUDIO_MIN_CONTAINERS", "1")
+    kept = json.loads(run("cost", "--json", "--hours", "2", "--shows", "5").stdout)["deployment"]
+
+    assert list(usual) == [
+        "a clip while others wait",
+        "a clip alone, from sleep to sleep",
+        "the same after a start without a snapshot",
+        "a show of 3 h with 30 clips an hour",
+        "a month of 4 such shows",
+    ]
+    burst, lone, plain, show, month = usual.values()
+    assert burst < lone < plain < show < month == pytest.approx(4 * show)
+    assert kept["a month of 5 such shows"] == pytest.approx(5 * kept["a show of 2 h with 30 clips an hour"])
+    assert "idle for 40 s, 1 kept" in " ".join(run("cost").output.split())
+
+
+def test_cost_refuses_settings_that_a_deploy_refuses(run, monkeypatch):
+    monkeypatch.setenv("ANIME_STUDIO_RECIPE", "nope")
+
+    assert run("cost").exit_code == 2
 
 
 def test_verify_names_the_folder(run):
@@ -41,6 +73,34 @@ def test_missing_weights_name_the_next_command(run):
 
     assert result.exit_code == 1
     assert "anime-studio weights fetch --recipe fastwan-3step" in " ".join(result.stderr.split())
+
+
+def test_a_missing_decoder_names_the_next_command(run, monkeypatch, tiny_checkpoint, tmp_path):
+    monkeypatch.setenv("ANIME_STUDIO_DECODER", "light")
+    checkpoint_in(tmp_path, tiny_checkpoint)
+
+    result = run("weights", "verify", "--recipe", "tiny-random")
+
+    assert result.exit_code == 1
+    command = "anime-studio weights fetch --recipe tiny-random --decoder light"
+    assert command in " ".join(result.stderr.split())
+
+
+def test_a_decoder_of_other_latents_is_wrong_usage(run):
+    result = run("weights", "fetch", "--recipe", "demo", "--decoder", "tiny")
+
+    assert result.exit_code == 2
+    assert "set ANIME_STUDIO_DECODER to one of: full" in " ".join(result.stderr.split())
+
+
+def test_verify_names_the_decoder_that_it_hashed(run, monkeypatch, tiny_checkpoint, tmp_path):
+    monkeypatch.setenv("ANIME_STUDIO_DECODER", "tiny")
+    checkpoint_in(tmp_path, tiny_checkpoint)
+    file = write_decoder(tmp_path, Decoder.TINY, tiny_weights())
+
+    document = json.loads(run("weights", "verify", "--recipe", "tiny-random", "--json").stdout)
+
+    assert (document["decoder"], document["decoder_file"]) == ("tiny", str(file))
 
 
 def test_an_unknown_recipe_is_wrong_usage(run):

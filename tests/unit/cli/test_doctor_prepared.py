@@ -1,19 +1,19 @@
-"""`doctor` says of the prepared form what a start would make of it, and which command mends it."""
+"""`doctor` finds what a start would make of a prepared checkpoint, and the command that fixes it."""
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from anime_studio import weights
+from anime_studio.checkpoints.manifest import MANIFEST, Manifest
 from anime_studio.cli import app
+from support.engine import checkpoint_in, cut
 
 PREPARE = "anime-studio weights prepare --recipe tiny-random"
-FORM = "random-0.plain-float32-v1"
+PREPARED = "random-0.plain-float32-v1"
 
 
 @pytest.fixture
@@ -21,14 +21,13 @@ def base(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("ANIME_STUDIO_MODELS_DIR", str(tmp_path))
     monkeypatch.setenv("ANIME_STUDIO_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("ANIME_STUDIO_DEVICE", "cpu")
-    shutil.copytree(tiny_checkpoint, tmp_path / "tiny-random" / "random-0")
-    return tmp_path / "tiny-random"
+    return checkpoint_in(tmp_path, tiny_checkpoint).folder.parent
 
 
 def look() -> dict[str, dict[str, str]]:
     words = ["doctor", "--json", "--recipe", "tiny-random", "--url", "http://127.0.0.1:9"]
-    told = CliRunner().invoke(app, words)
-    return {finding["name"]: finding for finding in json.loads(told.stdout)}
+    answer = CliRunner().invoke(app, words)
+    return {finding["name"]: finding for finding in json.loads(answer.stdout)}
 
 
 def prepare() -> None:
@@ -36,58 +35,57 @@ def prepare() -> None:
     assert done.exit_code == 0, done.stderr
 
 
-def test_without_a_form_it_names_the_command_and_with_one_its_size(base):
+def test_without_a_prepared_checkpoint_it_names_the_command_and_with_one_its_size(base):
     before = look()["prepared"]
     prepare()
     after = look()["prepared"]
 
     assert (before["state"], before["remedy"]) == ("note", PREPARE)
-    assert f"no {FORM}" in before["detail"]
+    assert f"no {PREPARED}" in before["detail"]
     assert (after["state"], after["remedy"]) == ("ok", None)
-    size = sum(entry["size_bytes"] for entry in weights.read_manifest(base / FORM).values())
-    assert f"{FORM}, {size / 1e6:,.1f} MB" in after["detail"]
+    size_mb = Manifest.read(base / PREPARED).size_bytes / 1e6
+    assert f"{PREPARED}, {size_mb:,.1f} MB" in after["detail"]
 
 
-def drop_manifest(form: Path) -> None:
-    (form / weights.MANIFEST).unlink()
+def drop_manifest(folder: Path) -> None:
+    (folder / MANIFEST).unlink()
 
 
-def cut_shard(form: Path) -> None:
-    path = form / "vae" / "00001.safetensors"
-    path.write_bytes(path.read_bytes()[:-1])
+def cut_shard(folder: Path) -> None:
+    cut(folder / "vae" / "00001.safetensors")
 
 
-def replace_source(form: Path) -> None:
-    source = form.with_name("random-0")
+def replace_source(folder: Path) -> None:
+    source = folder.with_name("random-0")
     (source / "model_index.json").write_text((source / "model_index.json").read_text() + "\n")
-    weights.write_manifest(source)
+    Manifest.of(source).write(source)
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "detail"),
     [
         (drop_manifest, "manifest.json is missing"),
         (cut_shard, "vae/00001.safetensors has"),
         (replace_source, "was prepared from other bytes"),
     ],
 )
-def test_a_damaged_or_stale_form_is_a_note_with_the_command_that_mends_it(
-    base: Path, damage: Callable[[Path], None], said: str
+def test_a_damaged_or_stale_one_is_a_note_with_the_command_that_fixes_it(
+    base: Path, damage: Callable[[Path], None], detail: str
 ):
     prepare()
-    damage(base / FORM)
+    damage(base / PREPARED)
 
     found = look()["prepared"]
     prepare()
 
-    assert said in found["detail"] and "loads the source instead" in found["detail"]
+    assert detail in found["detail"] and "loads the source instead" in found["detail"]
     assert (found["state"], found["remedy"]) == ("note", PREPARE)
     assert look()["prepared"]["state"] == "ok"
 
 
-def test_a_form_for_other_settings_or_of_another_version_is_told(base, monkeypatch):
+def test_one_for_other_settings_or_of_another_version_is_named(base, monkeypatch):
     prepare()
-    (base / FORM).rename(base / "random-0.plain-float32-v0")
+    (base / PREPARED).rename(base / "random-0.plain-float32-v0")
     monkeypatch.setenv("ANIME_STUDIO_DEVICE", "cuda")
 
     found = look()["prepared"]
@@ -96,30 +94,27 @@ def test_a_form_for_other_settings_or_of_another_version_is_told(base, monkeypat
     assert "there is random-0.plain-float32-v0" in found["detail"]
 
 
-def test_an_unfinished_form_is_told(base):
-    (base / f"{FORM}.partial").mkdir()
+def test_an_unfinished_one_is_reported(base):
+    (base / f"{PREPARED}.partial").mkdir()
 
     assert "was interrupted" in look()["prepared"]["detail"]
 
 
-def test_a_damaged_source_and_a_damaged_form_are_named_together(base):
-    prepare()
-    cut_shard(base / FORM)
+def test_beside_a_damaged_source_nothing_prepared_is_looked_for(base):
     (base / "random-0" / "model_index.json").unlink()
 
     found = look()
 
     assert found["weights"]["state"] == "missing"
     assert "random-0/model_index.json is missing" in found["weights"]["detail"]
-    assert f"{FORM}/vae/00001.safetensors" in found["weights"]["detail"]
     assert "prepared" not in found
 
 
 @pytest.mark.parametrize(
-    ("capability", "form"),
+    ("capability", "packing"),
     [("8.9\\n8.9", "int8-bfloat16"), ("7.5", "plain-bfloat16"), ("[Not Supported]", "plain-float32")],
 )
-def test_the_form_it_looks_for_is_the_gpus(base, tmp_path, monkeypatch, capability, form):
+def test_it_looks_for_the_packing_of_this_machines_gpu(base, tmp_path, monkeypatch, capability, packing):
     tool = tmp_path / "bin" / "nvidia-smi"
     tool.parent.mkdir()
     tool.write_text(f'#!/bin/sh\nprintf "{capability}\\n"\n')
@@ -127,4 +122,4 @@ def test_the_form_it_looks_for_is_the_gpus(base, tmp_path, monkeypatch, capabili
     monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("ANIME_STUDIO_DEVICE", "auto")
 
-    assert f"no random-0.{form}-v1" in look()["prepared"]["detail"]
+    assert f"no random-0.{packing}-v1" in look()["prepared"]["detail"]

@@ -1,18 +1,18 @@
 """`weights prepare` and what `weights verify` says of it, as a person and as a script would call them."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from anime_studio.cli import app
+from support.engine import checkpoint_in, flip
 
 
 @pytest.fixture
 def run(tiny_checkpoint: Path, tmp_path, monkeypatch):
-    shutil.copytree(tiny_checkpoint, tmp_path / "tiny-random" / "random-0")
+    checkpoint_in(tmp_path, tiny_checkpoint)
     monkeypatch.setenv("ANIME_STUDIO_MODELS_DIR", str(tmp_path))
     monkeypatch.setenv("ANIME_STUDIO_DEVICE", "cpu")
     return lambda *words: CliRunner().invoke(app, ["weights", *words, "--recipe", "tiny-random"])
@@ -22,12 +22,12 @@ def words(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_prepare_tells_each_component_and_where_it_is(run, tmp_path):
+def test_prepare_reports_each_model_and_where_the_result_is(run, tmp_path):
     result = run("prepare")
 
     assert result.exit_code == 0, result.stderr
-    for part in ("text_encoder", "transformer", "vae"):
-        assert f"{part}: " in result.stderr
+    for model in ("text_encoder", "transformer", "vae"):
+        assert f"{model}: " in result.stderr
     assert str(tmp_path / "tiny-random" / "random-0.plain-float32-v1") in words(result.stdout)
 
 
@@ -38,11 +38,8 @@ def test_prepare_as_json_is_one_document(run, tmp_path):
     prepared = document["prepared"]
     assert result.stderr == ""
     assert (document["recipe"], document["revision"]) == ("tiny-random", "random-0")
-    assert (prepared["layout_version"], prepared["text_weights"], prepared["dtype"]) == (
-        1,
-        "plain",
-        "float32",
-    )
+    layout = [prepared[key] for key in ("layout_version", "text_weights", "dtype")]
+    assert layout == [1, "plain", "float32"]
     there = [path for path in Path(prepared["folder"]).rglob("*") if path.is_file()]
     assert prepared["files"] == len(there) - 1, "all but the manifest"
     assert 0 < prepared["size_bytes"] < sum(path.stat().st_size for path in there)
@@ -62,10 +59,7 @@ def test_verify_names_prepare_until_it_is_done(run):
 
 def test_verify_names_the_wrong_file_and_the_next_command(run, tmp_path):
     run("prepare")
-    path = tmp_path / "tiny-random" / "random-0.plain-float32-v1" / "vae" / "00001.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
+    flip(tmp_path / "tiny-random" / "random-0.plain-float32-v1" / "vae" / "00001.safetensors")
 
     result = run("verify")
 
@@ -76,7 +70,7 @@ def test_verify_names_the_wrong_file_and_the_next_command(run, tmp_path):
     assert run("verify").exit_code == 0
 
 
-def test_verify_refuses_a_form_for_other_settings(run, monkeypatch):
+def test_verify_refuses_what_is_prepared_for_other_settings_only(run, monkeypatch):
     monkeypatch.setenv("ANIME_STUDIO_DEVICE", "cuda")
     assert run("prepare").exit_code == 0
     monkeypatch.setenv("ANIME_STUDIO_DEVICE", "cpu")
@@ -84,7 +78,9 @@ def test_verify_refuses_a_form_for_other_settings(run, monkeypatch):
     result = run("verify")
 
     assert result.exit_code == 1
-    assert "is packed as int8-bfloat16, these settings ask for plain-float32" in words(result.stderr)
+    assert "int8-bfloat16-v1 is not packed as plain-float32, which these settings ask for" in words(
+        result.stderr
+    )
 
 
 def test_prepare_without_weights_names_the_command_that_fetches_them(run):

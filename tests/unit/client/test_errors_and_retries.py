@@ -1,4 +1,4 @@
-"""What the client makes of answers, over httpx's own mock transport; both clients share these flows."""
+"""The client's errors and retries: its flows, driven by hand or over httpx's mock transport."""
 
 import asyncio
 import json
@@ -20,27 +20,27 @@ from anime_studio.client import (
     StudioError,
     UnavailableError,
     UnreachableError,
+    flows,
 )
 from anime_studio.client.errors import _BY_CODE, own_problem
+from anime_studio.client.flows import Sleep
 from anime_studio.client.following import Events, StreamProblemError
 from anime_studio.client.requests import Options
 from common.schemas import ClientSignal, GenerateRequest, Job, SignalKind
-from support.wire import job_json
+from support.wire import JOB_ID, job_json
 
 URL = "http://studio.example"
+PATIENT = flows.Studio(URL, retry_for_s=30, patience_s=30)
 Answer = Callable[[httpx.Request], httpx.Response]
-
-
-@pytest.fixture
-def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Pauses taken, none of them really."""
-    pauses: list[float] = []
-    monkeypatch.setattr("anime_studio.client.sync.time.sleep", pauses.append)
-    return pauses
 
 
 def studio(answer: Answer, **options: float) -> StudioClient:
     return StudioClient(URL, transport=httpx.MockTransport(answer), **options)
+
+
+def with_request(response: httpx.Response) -> httpx.Response:
+    response.request = httpx.Request("GET", URL)
+    return response
 
 
 def problem(code: str, status: int, **more: object) -> httpx.Response:
@@ -48,41 +48,34 @@ def problem(code: str, status: int, **more: object) -> httpx.Response:
     return httpx.Response(status, json=body)
 
 
-def test_a_lost_answer_is_asked_for_again_under_the_same_key(slept: list[float]) -> None:
-    keys: list[str] = []
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        keys.append(request.headers["idempotency-key"])
-        if len(keys) == 1:
-            raise httpx.ReadError("reset")
-        if len(keys) == 2:
-            return httpx.Response(502, text="<html>bad gateway</html>")
-        return httpx.Response(202, content=job_json())
-
-    job = studio(answer).submit("a cat")
-    assert job.state == "queued"
-    assert len(keys) == 3
-    assert len(set(keys)) == 1
-    assert len(slept) == 2
+def test_a_lost_answer_is_asked_for_again_under_the_same_key() -> None:
+    flow = flows.submit(PATIENT, "{}", "key-1")
+    sent = [next(flow)]
+    assert isinstance(flow.throw(httpx.ReadError("reset")), Sleep)
+    sent.append(next(flow))
+    assert isinstance(flow.send(with_request(httpx.Response(502, text="<html>bad gateway</html>"))), Sleep)
+    sent.append(next(flow))
+    with pytest.raises(StopIteration) as end:
+        flow.send(httpx.Response(202, content=job_json()))
+    assert end.value.value.state == "queued"
+    assert sent == [sent[0]] * 3
+    assert sent[0].headers["Idempotency-Key"] == "key-1"
 
 
-def test_retry_after_is_honoured(slept: list[float]) -> None:
-    answers = [
-        problem("queue_full", 429, retryable=True, retry_after_s=7.0),
-        httpx.Response(503, headers={"Retry-After": "9"}),
-        httpx.Response(200, content=job_json()),
-    ]
-    studio(lambda _: answers.pop(0)).get("j_" + "0" * 32)
-    assert slept == [7.0, 9.0]
+def test_retry_after_is_honoured() -> None:
+    flow = flows.get_job(PATIENT, JOB_ID)
+    next(flow)
+    assert flow.send(problem("queue_full", 429, retryable=True, retry_after_s=7.0)) == Sleep(7.0)
+    next(flow)
+    assert flow.send(with_request(httpx.Response(503, headers={"Retry-After": "9"}))) == Sleep(9.0)
 
 
-def test_a_retry_after_beyond_the_patience_raises_at_once(slept: list[float]) -> None:
+def test_a_retry_after_beyond_the_patience_raises_at_once() -> None:
     full = problem("queue_full", 429, retryable=True, retry_after_s=600.0)
     with pytest.raises(QueueFullError) as raised:
         studio(lambda _: full).submit("a cat")
     assert raised.value.retryable
     assert raised.value.problem.retry_after_s == 600
-    assert slept == []
 
 
 def test_modals_303_after_150_s_is_followed_with_get() -> None:
@@ -114,11 +107,11 @@ def test_a_post_is_not_sent_elsewhere() -> None:
 @pytest.mark.parametrize(("code", "kind"), _BY_CODE.items())
 def test_each_code_has_its_class(code: str, kind: type[StudioError]) -> None:
     with pytest.raises(kind) as raised:
-        studio(lambda _: problem(code, 422)).get("j_" + "0" * 32)
+        studio(lambda _: problem(code, 422)).get(JOB_ID)
     assert raised.value.code == code
 
 
-def test_codes_of_a_newer_server_are_told_by_status() -> None:
+def test_codes_of_a_newer_server_are_classed_by_status() -> None:
     with pytest.raises(RefusedError, match="words"):
         studio(lambda _: problem("brand_new", 418)).health()
     with pytest.raises(UnavailableError):
@@ -131,13 +124,12 @@ def test_another_service_at_the_address_is_named() -> None:
     assert raised.value.code == "unexpected_answer"
 
 
-def test_no_answer_names_the_address(slept: list[float]) -> None:
+def test_no_answer_names_the_address() -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")
 
     with pytest.raises(UnreachableError, match=r"no answer from http://studio\.example: refused"):
         studio(answer, retry_for_s=0).health()
-    assert slept == []
 
 
 def test_a_job_id_stays_within_its_path() -> None:
@@ -179,7 +171,7 @@ def test_not_ready_is_an_answer() -> None:
     assert readiness.detail == "words"
 
 
-def test_a_signal_is_sent_once(slept: list[float]) -> None:
+def test_a_signal_is_sent_once() -> None:
     calls: list[str] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -226,7 +218,7 @@ def test_a_problem_ends_the_stream() -> None:
 
 
 def test_importing_the_client_loads_nothing_heavy(tmp_path: Path) -> None:
-    heavy = (
+    heavy = [
         "torch",
         "fastapi",
         "starlette",
@@ -236,12 +228,12 @@ def test_importing_the_client_loads_nothing_heavy(tmp_path: Path) -> None:
         "numpy",
         "structlog",
         "typer",
-    )
+    ]
     code = f"import sys, anime_studio.client; print([m for m in {heavy!r} if m in sys.modules])"
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
     )
-    assert told.stdout.strip() == "[]"
+    assert result.stdout.strip() == "[]"
 
 
 async def test_progress_may_be_a_coroutine() -> None:
@@ -257,5 +249,5 @@ async def test_progress_may_be_a_coroutine() -> None:
         seen.append(job.version)
 
     async with public.AsyncStudioClient(URL, transport=httpx.MockTransport(answer)) as studio:
-        await studio.wait("j_" + "0" * 32, on_progress=show)
+        await studio.wait(JOB_ID, on_progress=show)
     assert seen == [5]

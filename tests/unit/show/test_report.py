@@ -1,16 +1,17 @@
-"""The report after the show: one file, whole, and true."""
+"""The report after the show: one complete file with every job in it."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 
 import pytest
 
-from anime_studio.cli.show_report import render_report
+from anime_studio.cli.show_report import LEFT, WIDTH, Poster, render_report
 from common.schemas import Cost, JobState, Readiness, Timings
 from common.show import FinishedJob, Percentiles, ShowStatus, Spend
 
 NOW = datetime(2026, 11, 23, 23, 0, tzinfo=UTC)
-VOID = {"meta"}
+VOID = {"meta", "img"}
 
 
 class Outline(HTMLParser):
@@ -80,10 +81,16 @@ def test_every_job_has_its_mark() -> None:
     outline = Outline(render_report(status(job(1), job(2), job(3, JobState.FAILED))))
     assert outline.count["circle"] == 3
     assert outline.count["rect"] == 2 * 6  # six stages of each clip
+    assert all(outline.text.count(f"r_<{number}>") == 2 for number in (1, 2, 3))  # a dot's title, and a row
+    assert "Every job: 3" in outline.text
 
 
 def test_what_comes_from_outside_is_text() -> None:
-    document = render_report(status(job(1, JobState.FAILED)))
+    poster = Poster(b"\xff\xd8", "<i>prompt</i>" + "w" * 500, "<b>mia</b>", NOW)
+    document = render_report(status(job(1, JobState.FAILED)), [poster])
+    assert "<i>" not in document
+    assert "<b>mia" not in document
+    assert "for <b>mia</b>" in Outline(document).text
     assert "<demo>" not in document
     assert "r_<1>" not in document
     assert "worker_died" in Outline(document).text
@@ -92,3 +99,22 @@ def test_what_comes_from_outside_is_text() -> None:
 @pytest.mark.parametrize("jobs", [(), (job(1),), (job(1, JobState.CANCELLED, usd=0),)])
 def test_a_short_night_still_has_a_report(jobs: tuple[FinishedJob, ...]) -> None:
     assert Outline(render_report(status(*jobs))).open == []
+
+
+def places(document: str, mark: str, coordinate: str) -> list[float]:
+    return [float(value) for value in re.findall(rf'<{mark}[^>]* {coordinate}="([-0-9.]+)"', document)]
+
+
+@pytest.mark.parametrize("count", [1, 8, 500])
+def test_each_job_has_a_place_of_its_own_within_the_chart(count: int) -> None:
+    at_one_moment = [job(1).model_copy(update={"request_id": f"r_{number}"}) for number in range(count)]
+    document = render_report(status(*at_one_moment))
+    centres = places(document, "circle", "cx")
+    assert len(set(centres)) == count
+    assert LEFT < min(centres) <= max(centres) < WIDTH
+    lefts, widths = places(document, "rect", "x"), places(document, "rect", "width")
+    assert len(set(lefts)) == count
+    assert all(
+        left >= LEFT and left + width <= WIDTH + 0.1 for left, width in zip(lefts, widths, strict=True)
+    )
+    assert max(widths) <= 40  # one clip is a bar, not a wall

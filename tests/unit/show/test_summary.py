@@ -25,13 +25,20 @@ def queued(number: int) -> JobRecord:
     )
 
 
-def drawn(number: int, total_s: float, usd: float = 0.0, start: StartKind = StartKind.WARM) -> JobRecord:
+def succeeded(number: int, total_s: float, usd: float = 0.0, start: StartKind = StartKind.WARM) -> JobRecord:
     clip = StoredClip(
         clip_id=f"c_{number:032x}", size_bytes=1, sha256="0" * 64, poster_size_bytes=1, poster_sha256="0" * 64,
         width=1, height=1, num_frames=5, fps=16,
     )  # fmt: skip
     running = queued(number).claimed(NOW).model_copy(update={"start_kind": start})
     return running.succeeded(clip, Timings(total_s=total_s), Cost(usd=usd, basis="measured"), NOW)
+
+
+def test_the_paths_are_those_of_the_newest_clip():
+    old, new = (succeeded(n, 5).model_copy(update={"paths": (name,)}) for n, name in ((1, "old"), (2, "new")))
+
+    assert summary(failed(3), new, old).paths == ("new",)
+    assert summary(failed(3)).paths == ()
 
 
 def failed(number: int) -> JobRecord:
@@ -65,13 +72,13 @@ def test_a_night_without_jobs_divides_by_nothing() -> None:
 
 
 def test_cancelled_jobs_count_neither_for_nor_against_success() -> None:
-    status = summary(drawn(1, 1), drawn(2, 1), drawn(3, 1), failed(4), cancelled(5))
+    status = summary(succeeded(1, 1), succeeded(2, 1), succeeded(3, 1), failed(4), cancelled(5))
     assert status.success_rate == pytest.approx(0.75)
     assert (status.finished, status.succeeded, status.failed, status.cancelled) == (5, 3, 1, 1)
 
 
 def test_percentiles_are_durations_that_some_job_had() -> None:
-    total = summary(*(drawn(number, float(number)) for number in range(1, 21))).stages["total"]
+    total = summary(*(succeeded(number, float(number)) for number in range(1, 21))).stages["total"]
     assert (total.count, total.p50_s, total.p95_s) == (20, 10.0, 19.0)
 
 
@@ -84,20 +91,20 @@ def test_a_percentile_is_a_value_with_its_share_at_or_below_it(values: list[floa
 
 def test_failures_do_not_flatter_the_stage_times_but_their_cost_is_paid() -> None:
     status = summary(
-        drawn(1, 5, usd=0.01), failed(2).model_copy(update={"cost": Cost(usd=0.02, basis="measured")})
+        succeeded(1, 5, usd=0.01), failed(2).model_copy(update={"cost": Cost(usd=0.02, basis="measured")})
     )
     assert status.stages["total"].count == 1
     assert (status.spend.usd, status.spend.usd_per_clip) == (pytest.approx(0.03), pytest.approx(0.03))
 
 
 def test_spend_is_held_against_the_budget_for_one_clip() -> None:
-    status = summary(drawn(1, 1, usd=0.03), budget_usd_per_clip=0.02)
+    status = summary(succeeded(1, 1, usd=0.03), budget_usd_per_clip=0.02)
     assert status.spend.budget_used == pytest.approx(1.5)
 
 
 def test_every_start_that_was_not_warm_is_a_cold_start() -> None:
     kinds = (StartKind.WARM, StartKind.COLD, StartKind.RESTORED, StartKind.RECOVERED)
-    status = summary(*(drawn(number, 1, start=kind) for number, kind in enumerate(kinds)))
+    status = summary(*(succeeded(number, 1, start=kind) for number, kind in enumerate(kinds)))
     assert status.cold_starts == 3
     assert status.starts == dict.fromkeys(kinds, 1)
 
@@ -107,9 +114,9 @@ def test_the_last_five_errors_are_named_by_request_and_never_by_job() -> None:
     assert [error.request_id for error in status.errors] == [f"r_{number}" for number in range(5)]
     assert status.errors[0].code == "frames_invalid"
     assert status.errors[0].detail == "the job drew black frames"
-    told = status.model_dump_json()
-    assert "j_0" not in told
-    assert "a secret wish" not in told
+    text = status.model_dump_json()
+    assert "j_0" not in text
+    assert "a secret wish" not in text
 
 
 def test_fallbacks_are_what_clients_reported() -> None:
@@ -117,12 +124,12 @@ def test_fallbacks_are_what_clients_reported() -> None:
 
 
 def test_it_says_when_there_were_more_jobs_than_it_counted() -> None:
-    assert summary(drawn(1, 1), drawn(2, 1), limit=2).truncated
-    assert not summary(drawn(1, 1), limit=2).truncated
+    assert summary(succeeded(1, 1), succeeded(2, 1), limit=2).truncated
+    assert not summary(succeeded(1, 1), limit=2).truncated
 
 
 def test_only_as_many_jobs_are_listed_as_were_asked_for() -> None:
-    jobs = [drawn(number, 1) for number in range(5)]
+    jobs = [succeeded(number, 1) for number in range(5)]
     assert summary(*jobs).jobs == []
     listed = summary(*jobs, list_jobs=2).jobs
     assert [job.request_id for job in listed] == ["r_0", "r_1"]
@@ -130,8 +137,8 @@ def test_only_as_many_jobs_are_listed_as_were_asked_for() -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
-def test_whatever_a_card_offers_its_recipe_draws(recipe: Recipe) -> None:
-    card = recipe_card(recipe, "r")
+def test_a_recipe_renders_whatever_its_card_offers(recipe: Recipe) -> None:
+    card = recipe_card(recipe)
     for size in card.sizes:
         for duration in (card.duration_s.minimum, card.duration_s.default, card.duration_s.maximum):
             for steps in (card.num_inference_steps.minimum, card.num_inference_steps.maximum):
@@ -146,7 +153,7 @@ def test_whatever_a_card_offers_its_recipe_draws(recipe: Recipe) -> None:
                 assert (spec.width, spec.height) == (size.width, size.height)
 
 
-def test_a_card_without_guidance_says_so() -> None:
-    assert recipe_card(FASTWAN_3STEP, "r").guidance_scale is None
-    assert recipe_card(WAN_50STEP, "r").guidance_scale is not None
-    assert recipe_card(DEMO, "r").model_revision == "r"
+def test_only_a_recipe_with_guidance_offers_it() -> None:
+    assert recipe_card(FASTWAN_3STEP).guidance_scale is None
+    assert recipe_card(WAN_50STEP).guidance_scale is not None
+    assert recipe_card(DEMO).model_revision == DEMO.revision

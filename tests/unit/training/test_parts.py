@@ -1,4 +1,4 @@
-"""The pieces that training rests on, held to what diffusers and arithmetic say."""
+"""The parts of training, compared with diffusers and with arithmetic."""
 
 from __future__ import annotations
 

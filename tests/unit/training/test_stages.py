@@ -8,8 +8,9 @@ import shutil
 import pytest
 import torch
 
+from anime_studio.checkpoints.store import Checkpoint
 from anime_studio.core.errors import CheckpointError
-from anime_studio.engine.loading import load_components
+from anime_studio.engine.loading.components import load_components
 from training.config import STUDENT_STEPS, TINY
 from training.export import write_manifest
 from training.run import main
@@ -54,13 +55,13 @@ def test_evaluation_has_the_promised_fields(run):
     assert (run / "results" / "student_1.png").exists()
 
 
-def test_curves_are_drawn(run):
+def test_curves_are_saved(run):
     names = {path.stem for path in (run / "state" / "curves").glob("*.png")}
     assert names == {"look_judge", "motion_judge", "face_judge", "vae", "denoiser", "distil"}
 
 
 def test_the_engine_loads_what_was_exported(run):
-    components = load_components(run / "checkpoint", torch.device("cpu"))
+    components = load_components(Checkpoint.at(run / "checkpoint"), torch.device("cpu"))
     assert components.vae.config.latents_std != [1.0] * 16
     assert components.scheduler_config["solver_order"] == 1
 
@@ -81,10 +82,10 @@ def test_what_ships_is_judged_as_the_engine_draws_it(run, tmp_path):
     judged_by = ["--state", str(run / "state"), "--checkpoint", str(run / "checkpoint")]
     main(["evaluate", "--shipped", "--tiny", *judged_by, "--results", str(tmp_path)])
     table = json.loads((tmp_path / "evaluation.json").read_text())
-    drawn_in_training = json.loads((run / "results" / "evaluation.json").read_text())
+    in_training = json.loads((run / "results" / "evaluation.json").read_text())
     assert set(table["others"]) == {"rendered", "student_4_steps"}
-    assert table["motion_ratio"] == pytest.approx(drawn_in_training["motion_ratio"], rel=0.02)
-    assert table["flicker_ratio"] == pytest.approx(drawn_in_training["flicker_ratio"], rel=0.02)
+    assert table["motion_ratio"] == pytest.approx(in_training["motion_ratio"], rel=0.02)
+    assert table["flicker_ratio"] == pytest.approx(in_training["flicker_ratio"], rel=0.02)
 
 
 def test_a_truncated_weight_file_is_refused_by_name(run, tmp_path):
@@ -92,7 +93,7 @@ def test_a_truncated_weight_file_is_refused_by_name(run, tmp_path):
     weights = copy / "vae" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=r"vae/diffusion_pytorch_model\.safetensors is truncated"):
-        load_components(copy, torch.device("cpu"))
+        load_components(Checkpoint.at(copy), torch.device("cpu"))
 
 
 def test_the_manifest_refuses_what_may_not_ship(tmp_path):

@@ -1,4 +1,4 @@
-"""The world: it draws what a scene says, says what it draws, and keeps evaluation apart from training."""
+"""The world: it renders what a scene describes, captions name what it renders, and evaluation is apart from training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="the rendere
 HEIGHT, WIDTH = 56, 96
 
 
-def draw(scene, *, seed=0, frames=2, **changes):
+def render_scene(scene, *, seed=0, frames=2, **changes):
     parameters = parameters_of(scene, random.Random(seed))
     for name, value in changes.items():
         parameters[PARAMETERS.index(name)] = value
@@ -37,21 +37,21 @@ def scene_like(**wanted):
 
 def test_renders_four_channels_and_the_same_again():
     scene = scene_like(character="girl")
-    first, second = draw(scene), draw(scene)
+    first, second = render_scene(scene), render_scene(scene)
     assert first.shape == (CHANNELS, 2, HEIGHT, WIDTH)
     assert first.dtype is torch.uint8
     assert torch.equal(first, second)
 
 
 def test_night_is_darker_than_day():
-    day = draw(scene_like(time_of_day="day", weather="clear", character="nobody"))
-    night = draw(scene_like(time_of_day="night", weather="clear", character="nobody"))
+    day = render_scene(scene_like(time_of_day="day", weather="clear", character="nobody"))
+    night = render_scene(scene_like(time_of_day="night", weather="clear", character="nobody"))
     assert day[:3].float().mean() > 2 * night[:3].float().mean()
 
 
 def test_focus_marks_head_and_body_and_nothing_else():
-    assert int(draw(scene_like(character="nobody"))[3].max()) == 0
-    levels = draw(scene_like(character="girl", close_up=False, action="stand"))[3]
+    assert int(render_scene(scene_like(character="nobody"))[3].max()) == 0
+    levels = render_scene(scene_like(character="girl", close_up=False, action="stand"))[3]
     assert int(levels.max()) == 255
     assert ((levels > 90) & (levels < 115)).any()
     assert (levels == 0).float().mean() > 0.4
@@ -66,16 +66,16 @@ def test_hair_and_clothes_take_their_own_colours():
         weather="clear",
         close_up=True,
     )
-    picture = draw(scene, frames=1)
+    picture = render_scene(scene, frames=1)
     figure = picture[3, 0] > 0
     red, green, blue = (picture[i, 0].float() for i in range(3))
     assert (figure & (blue > red + 60)).sum() > 50
     assert (figure & (red > blue + 60) & (red > green + 60)).sum() > 50
 
 
-def test_figures_are_drawn_on_twos_while_rain_is_not():
+def test_figures_move_on_twos_and_rain_does_not():
     scene = scene_like(character="girl", action="run", weather="rain", close_up=False)
-    frames = draw(scene, frames=5, WIND=0)
+    frames = render_scene(scene, frames=5, WIND=0)
     focus = frames[3].int()
     assert torch.equal(focus[1], focus[2])
     assert torch.equal(focus[3], focus[4])
@@ -85,8 +85,8 @@ def test_figures_are_drawn_on_twos_while_rain_is_not():
 
 def test_a_missing_eye_changes_only_the_head():
     scene = scene_like(character="girl", close_up=True, expression="smile", weather="clear", action="stand")
-    whole = draw(scene, frames=1, BLINK_START=1.0)
-    faulty = draw(scene, frames=1, BLINK_START=1.0, FACE_FAULT=1)
+    whole = render_scene(scene, frames=1, BLINK_START=1.0)
+    faulty = render_scene(scene, frames=1, BLINK_START=1.0, FACE_FAULT=1)
     changed = (whole[:3] != faulty[:3]).any(0)
     assert changed.any()
     assert (whole[3][changed] > 200).all()
@@ -103,16 +103,16 @@ def test_captions_name_what_the_scene_shows():
     for _ in range(300):
         scene = sample_scene(rng)
         caption = write_caption(scene, rng)
-        for name in caption.said:
+        for name in caption.named:
             assert scene.value_of(name) is not None, (name, caption.text)
-        if "fur_colour" in caption.said:
+        if "fur_colour" in caption.named:
             assert scene.character == "cat"
 
 
 def test_some_captions_name_nothing_and_some_are_tags():
     rng = random.Random(5)
     captions = [write_caption(sample_scene(rng), rng) for _ in range(400)]
-    assert any(not caption.said for caption in captions)
+    assert any(not caption.named for caption in captions)
     assert any(caption.text.count(",") >= 6 for caption in captions)
     assert any("cel shading" in caption.text for caption in captions)
 

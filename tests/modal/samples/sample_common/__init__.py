@@ -1,3 +1,0 @@
-"""A sibling package, uploaded only because an image names it."""
-
-GREETING = "hello"
