@@ -1,15 +1,18 @@
-"""How fast an engine is ready: a process suspended and resumed by the driver, and every other way beside it.
+"""How soon an engine is ready: from a process suspended and resumed by the driver, and in every other way.
 
-A checkpoint with random weights at full shape is written and prepared (`loading_ways.py make`), every way from files or
-main memory to the device is timed (`loading_ways.py measure`), and a process that holds the loaded, warm engine
-(`cold_start_child.py`) rests, is suspended, which moves its GPU memory to main memory, and resumed; then it wakes, proves
-itself and takes denoise steps or draws clips. The table adds what each way's bytes cost to read from storage.
+1. `loading_ways make` writes a checkpoint with random weights at full shape and prepares it.
+2. `snapshot_child` holds the loaded, warm engine. It sleeps, is suspended (the driver moves its GPU memory to host
+   memory) and resumed. Then it wakes up, checks its weights and runs denoise steps or generates clips.
+3. `loading_ways measure` times every way from files or host memory to the device.
 
-    python benchmarks/cold_start.py [--cycles 10] [--deadline-s 290] [--scratch FOLDER] [--out benchmarks/results]
+The table adds the time to read each way's bytes from storage.
+
+    python -m benchmarks.startup.cold_start [--cycles 10] [--deadline-s 290] [--scratch FOLDER] [--out benchmarks/results]
 
 Needs Linux, a CUDA device and driver 570 or later (CUDA driver API, "Checkpointing": `cuCheckpointProcess*`), 25 GB of
-scratch disk and 48 GiB of memory. Without a CUDA device everything runs at a tiny shape on the CPU, and nothing is
-suspended: that keeps it alive. What fails says so in its place, and the result file is written after each step.
+scratch disk and 48 GiB of memory. Without a CUDA device everything runs at a tiny shape on the CPU and nothing is
+suspended, which only shows that the benchmark runs. A step that fails leaves an error in the result, and the result file
+is written after each step.
 """
 
 from __future__ import annotations
@@ -28,18 +31,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks import RESULTS, ROOT
+
 STORAGE_BYTES_PER_S = (0.2e9, 3e9, 6e9)
-"""Degraded download, measured restore, and a fast restore of published GPU snapshots."""
+"""A slow download, a measured restore, and a fast restore of published GPU snapshots."""
 GIB = 1024**3
 WORKS = ("step", "clip")
-"""What is done twice after a resume, in turns: the first time must not be slower than the second."""
+"""What follows a resume, twice: the first time must not be slower than the second. Cycles alternate between them."""
 SNAPSHOT_SHARE = 0.7
-"""Of the time, after which no further cycle begins."""
+"""After this share of the time no further cycle begins."""
 RESERVE_S = 25
-"""For the load that is under way when the time is over, and for imports."""
+"""For imports, and for the load that is running when the time is over."""
 
 
-class Checkpoint:
+class DriverCheckpoint:
     """The driver's four calls on one process."""
 
     def __init__(self, pid: int) -> None:
@@ -47,12 +52,12 @@ class Checkpoint:
         self._call("cuInit", 0)
 
     def suspend(self) -> None:
-        """Stop the process's GPU work and move its GPU memory to main memory."""
+        """Stop the process's GPU work and move its GPU memory to host memory."""
         self._call("cuCheckpointProcessLock", self._pid, None)
         self._call("cuCheckpointProcessCheckpoint", self._pid, None)
 
     def resume(self) -> None:
-        """Move it back and let it run."""
+        """Move the memory back and let the process run."""
         self._call("cuCheckpointProcessRestore", self._pid, None)
         self._call("cuCheckpointProcessUnlock", self._pid, None)
 
@@ -63,30 +68,31 @@ class Checkpoint:
 
 
 class Child:
-    """The process that holds the engine; it answers one line of JSON to each word."""
+    """The process that holds the engine; it answers each word with a line of JSON."""
 
     def __init__(self, models: Path, *, cpu: bool) -> None:
-        # One process: a compiler worker left alive would be in the snapshot too.
+        # No compiler workers: they would be in the snapshot too.
         environment = os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
         self._process = subprocess.Popen(
-            _command("cold_start_child.py", str(models), cpu=cpu),
+            _command("snapshot_child", str(models), cpu=cpu),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
+            cwd=ROOT,
         )
         self.pid = self._process.pid
         self.ready = self._answer()
 
     def ask(self, word: str) -> dict[str, Any]:
-        """Send *word*, wait for the answer."""
+        """Send *word* and return the answer."""
         assert self._process.stdin is not None
         self._process.stdin.write(word + "\n")
         self._process.stdin.flush()
         return self._answer()
 
     def stop(self) -> None:
-        """Close its input, at which it ends."""
+        """Close its input, which ends it."""
         self._process.communicate(timeout=60)
 
     def _answer(self) -> dict[str, Any]:
@@ -97,20 +103,20 @@ class Child:
         raise RuntimeError(f"the child ended with {self._process.wait()}")
 
 
-def cycle(child: Child, checkpoint: Checkpoint | None, work: str) -> dict[str, float]:
-    """Rest, suspend, resume, wake and probe, then *work* twice, a `step` or a `clip`; seconds of each.
+def cycle(child: Child, checkpoint: DriverCheckpoint | None, work: str) -> dict[str, float]:
+    """Sleep, suspend, resume, wake up and check, then do *work* (`step` or `clip`) twice; return the seconds of each.
 
     Raises:
-        RuntimeError: The driver refused, or the weights are not what they were.
+        RuntimeError: The driver refused, or the weights changed.
     """
     seconds = {}
-    child.ask("rest")
+    child.ask("sleep")
     if checkpoint is not None:
         seconds["suspend_s"] = timed(checkpoint.suspend)
     begun = time.perf_counter()
     if checkpoint is not None:
         seconds["resume_s"] = timed(checkpoint.resume)
-    awake = child.ask("wake")
+    awake = child.ask("wake_up")
     seconds["resume_probe_s"] = time.perf_counter() - begun
     if awake["fingerprint"] != child.ready["fingerprint"]:
         raise RuntimeError("the weights changed between suspend and resume")
@@ -142,9 +148,9 @@ class Report:
         self._out = out
         self.result: dict[str, Any] = {"making": [], "loading": []}
 
-    def add(self, **news: Any) -> None:
-        """Keep *news*; a tiny shape's times are no result and are not written."""
-        self.result |= news
+    def add(self, **values: Any) -> None:
+        """Add *values* to the result and write it; times at a tiny shape are no result and are not written."""
+        self.result |= values
         self.result["readiness"] = readiness(self._ways())
         if self._out is not None and self.on_gpu:
             self._out.mkdir(parents=True, exist_ok=True)
@@ -153,29 +159,29 @@ class Report:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether there is something to suspend."""
+        """Whether the device is a GPU."""
         return self.result.get("capability") is not None
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Say in the result what failed, and go on."""
+        """Put an error into the result instead of raising it."""
         print(f"{name} …", file=sys.stderr, flush=True)
         try:
             yield
-        except Exception as error:  # noqa: BLE001  whatever it is, the other steps' results are kept
+        except Exception as error:  # noqa: BLE001  the other steps may succeed
             self.add(**{f"{name.replace(' ', '_')}_error_message": f"{type(error).__name__}: {error}"})
 
     def _ways(self) -> list[tuple[str, float, int]]:
         rows = [row for row in self.result["loading"] if "warm_s" in row]
         ways = [(row["way"], row["warm_s"], row["bytes"]) for row in rows]
         if "resume_probe_s" in self.result:
-            saved_bytes = self.result["gpu_bytes"] + self.result["main_memory_bytes"]
+            saved_bytes = self.result["gpu_bytes"] + self.result["host_memory_bytes"]
             ways.insert(0, ("resume a snapshot", self.result["resume_probe_s"]["p50"], saved_bytes))
         return ways
 
 
 def make(report: Report, models: Path, *, cpu: bool, commit: str) -> None:
-    """Have a checkpoint written and prepared; the first line names the machine, and *commit* where it cannot."""
+    """Write and prepare a checkpoint in another process. Its first line names the machine; *commit* replaces its commit."""
     for row in _lines("make", str(models), cpu=cpu):
         if row["step"] == "machine":
             del row["step"]
@@ -185,7 +191,7 @@ def make(report: Report, models: Path, *, cpu: bool, commit: str) -> None:
 
 
 def measure_loading(report: Report, models: Path, *, cpu: bool, deadline_s: float) -> None:
-    """Have every way timed; rows are kept as they come."""
+    """Time every way in another process; each row is added as it comes."""
     for row in _lines("measure", str(models), "--deadline-s", f"{deadline_s:.0f}", cpu=cpu):
         report.add(loading=[*report.result["loading"], row])
 
@@ -195,7 +201,7 @@ def measure_snapshot(report: Report, models: Path, *, cpu: bool, cycles: int, en
     child = Child(models, cpu=cpu)
     try:
         report.add(**child.ready, gpu_gib=child.ready["gpu_bytes"] / GIB)
-        checkpoint = Checkpoint(child.pid) if report.on_gpu else None
+        checkpoint = DriverCheckpoint(child.pid) if report.on_gpu else None
         done: list[dict[str, float]] = []
         while len(done) < cycles and (time.monotonic() < end or not done):
             done.append(cycle(child, checkpoint, WORKS[len(done) % len(WORKS)]))
@@ -216,14 +222,14 @@ def main() -> None:
     parser.add_argument("--cycles", type=int, default=10)
     parser.add_argument("--deadline-s", type=float, default=290)
     parser.add_argument("--scratch", type=Path, help="where the checkpoint is written; default: the system's")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--cpu", action="store_true", help="the tiny shape, even where there is a GPU")
     parser.add_argument("--commit", default="", help="where the folder is no repository")
     asked = parser.parse_args()
     begun = time.monotonic()
     report = Report(asked.out)
     with tempfile.TemporaryDirectory(dir=asked.scratch) as folder:
-        models = Path(folder)
+        models = Path(folder).resolve()
         with report.step("making"):
             make(report, models, cpu=asked.cpu, commit=asked.commit)
         with report.step("snapshot"):
@@ -237,20 +243,20 @@ def main() -> None:
 
 
 def _lines(act: str, *given: str, cpu: bool) -> Iterator[dict[str, Any]]:
-    """Yield what `loading_ways.py` says, line by line."""
+    """Yield the lines of `loading_ways`."""
     process = subprocess.Popen(
-        _command("loading_ways.py", act, *given, cpu=cpu), stdout=subprocess.PIPE, text=True
+        _command("loading_ways", act, *given, cpu=cpu), stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("{"):
             yield json.loads(line)
     if process.wait() != 0:
-        raise RuntimeError(f"loading_ways.py {act} ended with {process.returncode}")
+        raise RuntimeError(f"loading_ways {act} ended with {process.returncode}")
 
 
-def _command(script: str, *given: str, cpu: bool) -> list[str]:
-    return [sys.executable, str(Path(__file__).with_name(script)), *given, *(["--cpu"] if cpu else [])]
+def _command(module: str, *given: str, cpu: bool) -> list[str]:
+    return [sys.executable, "-m", f"benchmarks.startup.{module}", *given, *(["--cpu"] if cpu else [])]
 
 
 def timed(act: Callable[[], Any]) -> float:

@@ -1,4 +1,4 @@
-"""What every part of the engine's benchmark shares: the clock, the memory, the float32 references, the result file."""
+"""The clock, the memory, the float32 references and the result file of the engine's benchmark."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from engine_parts import Diffusers, Work
 
-from anime_studio.engine.decoding import StreamingDecoder
+from anime_studio.engine.decoder.streaming import StreamingDecoder
+from benchmarks.engine.sides import Diffusers, Work
 
 GIB = 1024**3
 STAGES = ("text_s", "denoise_forward_s", "decode_s", "encode_s", "total_s")
@@ -37,7 +37,7 @@ class Bench:
             "stages": {stage: {} for stage in STAGES},
             "peak_gib": {},
             "relative_l2": {},
-            "levers": [],
+            "options": [],
         }
 
     def seconds(self, make: Callable[[], Callable[[], Any]], *, warm_ups: int = 2) -> float:
@@ -47,10 +47,10 @@ class Bench:
             act = make()
             self.wait()
             begun = time.perf_counter()
-            kept = act()
+            result = act()  # bound, so that freeing it is not timed
             self.wait()
             times.append(time.perf_counter() - begun)
-            del kept
+            del result
             if index >= warm_ups and time.monotonic() > self.end:
                 break
         return statistics.median(times[warm_ups:])
@@ -61,7 +61,7 @@ class Bench:
             torch.cuda.synchronize()
 
     def reset_peak(self) -> None:
-        """Forget what is free, and begin a new peak."""
+        """Free cached memory, and begin a new peak."""
         gc.collect()
         if self.cuda:
             torch.cuda.empty_cache()
@@ -77,9 +77,8 @@ class Bench:
         """Write what is known so far; a tiny shape's times are no result."""
         if not self.cuda:
             return
-        name = self.result["device"].split()[-1].lower()
         self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / f"engine_{name}.json").write_text(
+        (self.out / f"engine_{card_in(self.result)}.json").write_text(
             json.dumps(self.result, indent=2) + "\n", encoding="utf-8"
         )
 
@@ -98,7 +97,7 @@ class Reference:
 
 @torch.inference_mode()
 def reference(work: Work) -> Reference:
-    """Compute the references; no TF32, which cuDNN's convolutions would use by themselves."""
+    """Compute the references, without TF32, which cuDNN's convolutions use by default."""
     torch.backends.cudnn.allow_tf32 = False
     plain = Diffusers(work)
     latents, embeddings, prompt = work.latents(), work.embeddings(), work.prompt()
@@ -116,12 +115,12 @@ def reference(work: Work) -> Reference:
 
 def relative_l2(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     """Return |ours - theirs| / |theirs|, in float64 on the CPU."""
-    wide = theirs.detach().cpu().double()
-    return float((ours.detach().cpu().double() - wide).norm() / wide.norm())
+    exact = theirs.detach().cpu().double()
+    return float((ours.detach().cpu().double() - exact).norm() / exact.norm())
 
 
 def bound(act: Callable[..., Any], *given: Any) -> Callable[[], Any]:
-    """Return *act* waiting to be called on what was given."""
+    """Return a function that calls *act* with what was given."""
     return lambda: act(*given)
 
 
@@ -143,9 +142,14 @@ def machine_and_versions(device: torch.device) -> dict[str, Any]:
     }
 
 
+def card_in(result: Mapping[str, Any]) -> str:
+    """Return the card of a result's device as file names have it: `h100` of `NVIDIA H100 80GB HBM3`."""
+    return next(word for word in result["device"].lower().split() if any(map(str.isdigit, word)))
+
+
 def _commit() -> str:
     try:
-        told = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     except OSError:  # no git here
         return "unknown"
-    return told.stdout.strip() or "unknown"
+    return head.stdout.strip() or "unknown"

@@ -1,6 +1,6 @@
 """What the shipped checkpoint costs on this machine's CPU: load, text, each step, decode with encode.
 
-python benchmarks/laptop.py [--runs 3] [--out benchmarks/results/laptop_cpu.json]
+python -m benchmarks.engine.laptop [--runs 3] [--out benchmarks/results/laptop_cpu.json]
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from typing import Any
 begun = time.perf_counter()
 import torch  # noqa: E402 (importing is part of what is measured)
 
+from anime_studio.checkpoints.store import locate  # noqa: E402
 from anime_studio.core.clip import plan  # noqa: E402
 from anime_studio.core.recipes import DEMO  # noqa: E402
-from anime_studio.engine.engine import load_engine  # noqa: E402
-from anime_studio.weights import locate  # noqa: E402
+from anime_studio.engine.startup import start_engine, warm_up  # noqa: E402
+from benchmarks import RESULTS  # noqa: E402
 from common.schemas import GenerateRequest  # noqa: E402
 
 IMPORT_S = time.perf_counter() - begun
@@ -32,9 +33,9 @@ IMPORT_S = time.perf_counter() - begun
 def measure(runs: int) -> dict[str, Any]:
     """Return medians over *runs* clips of the demo recipe, after the engine's own warm-up."""
     begun = time.perf_counter()
-    engine = load_engine(DEMO, locate(DEMO, Path()).folder, device="cpu")
+    engine = start_engine(DEMO, locate(DEMO, Path()), device="cpu")
     load_s = time.perf_counter() - begun
-    engine.warm_up()
+    warm_up(engine)
     clips = []
     for index in range(runs):
         request = GenerateRequest(prompt=f"a fox in the snow, {index} birds", duration=5.0, seed=index)
@@ -57,7 +58,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "laptop_cpu.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "laptop_cpu.json")
     asked = parser.parse_args()
     load_before = os.getloadavg()[0]
     result = {

@@ -4,7 +4,7 @@ Real server processes over loopback sockets, no worker: jobs stay queued, so tha
 HTTP, the rules and SQLite is measured. Clip bytes come from `/outputs` and from Starlette's
 `FileResponse` over the same bytes, in turns, so that both see the same noise of the machine.
 
-    python benchmarks/control_plane.py [--requests 500] [--out benchmarks/results/control_plane.json]
+    python -m benchmarks.web.control_plane [--requests 500] [--out benchmarks/results/control_plane.json]
 """
 
 from __future__ import annotations
@@ -34,17 +34,21 @@ from starlette.requests import Request
 from starlette.responses import FileResponse
 from starlette.routing import Route
 
+from anime_studio.core.errors import UnavailableError
 from anime_studio.core.jobs import Asset, JobRecord, RenderedClip
+from anime_studio.core.policy import Policy
+from anime_studio.core.readiness import not_ready
 from anime_studio.core.recipes import TINY_RANDOM
 from anime_studio.core.signing import UrlSigner
-from anime_studio.core.studio import Policy, Studio
-from anime_studio.settings import Settings
-from anime_studio.storage.folder_clips import FolderClips
-from anime_studio.storage.sqlite import prepare
-from anime_studio.storage.sqlite_jobs import SqliteJobs
+from anime_studio.core.studio import Studio
+from anime_studio.on_laptop.clips import FolderClips
+from anime_studio.on_laptop.connections import BoundedConfig, max_connections, raise_descriptor_limit
+from anime_studio.on_laptop.database import prepare
+from anime_studio.on_laptop.job_store import SqliteJobs
+from anime_studio.settings import Settings, WebOptions
 from anime_studio.telemetry import configure_logging
 from anime_studio.web.app import create_app
-from anime_studio.web.options import WebOptions
+from benchmarks import RESULTS, ROOT
 from common.schemas import Readiness
 
 CLIP_BYTES = 1_500_000
@@ -68,7 +72,7 @@ class NoWorker:
 
     async def readiness(self) -> Readiness:
         """Say that there is no worker."""
-        return Readiness(ready=False, status="unavailable", detail="a benchmark draws nothing")
+        return not_ready(UnavailableError("a benchmark renders nothing"))
 
 
 def serve(kind: str, folder: Path) -> None:
@@ -78,8 +82,15 @@ def serve(kind: str, folder: Path) -> None:
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as the real server does
     print(listener.getsockname()[1], flush=True)
-    app = _studio_app(folder) if kind == "studio" else _plain_app(folder)
-    uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False)).run(sockets=[listener])
+    app = _plain_app(folder) if kind == "plain" else _studio_app(folder)
+    uvicorn.Server(_config(kind, app)).run(sockets=[listener])
+
+
+def _config(kind: str, app: Any) -> uvicorn.Config:
+    if kind == "plain":
+        return uvicorn.Config(app, log_config=None, access_log=False)
+    connections = max_connections(raise_descriptor_limit())
+    return BoundedConfig(app, max_connections=connections, log_config=None, access_log=False)
 
 
 def _studio_app(folder: Path) -> Any:
@@ -88,7 +99,6 @@ def _studio_app(folder: Path) -> Any:
         async with SqliteJobs(folder / "jobs.sqlite3") as jobs:
             yield Studio(
                 recipe=TINY_RANDOM,
-                model_revision=TINY_RANDOM.revision,
                 jobs=jobs,
                 launcher=NoWorker(),
                 clips=FolderClips(folder / "clips"),
@@ -96,7 +106,7 @@ def _studio_app(folder: Path) -> Any:
                 policy=Policy(max_queued_jobs=1_000_000),
             )
 
-    return create_app(open_studio, WebOptions(recipe=TINY_RANDOM.name, version=version("anime-studio")))
+    return create_app(open_studio, WebOptions(recipe=TINY_RANDOM.name))
 
 
 def _plain_app(folder: Path) -> Starlette:
@@ -109,8 +119,10 @@ def _plain_app(folder: Path) -> Starlette:
 @contextmanager
 def running(kind: str, folder: Path) -> Iterator[httpx.Client]:
     """Run one server in its own process."""
-    command = [sys.executable, __file__, "--serve", kind, "--folder", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    command = [sys.executable, "-m", "benchmarks.web.control_plane", "--serve", kind, "--folder", str(folder)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
+    )
     try:
         assert process.stdout is not None
         base_url = f"http://127.0.0.1:{int(process.stdout.readline())}"
@@ -194,7 +206,7 @@ def measure(requests: int) -> dict[str, Any]:
 def where() -> dict[str, Any]:
     """Name device, versions and commit."""
     described = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    commit = subprocess.run(described, capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
+    commit = subprocess.run(described, capture_output=True, text=True, cwd=ROOT, check=False)
     packages = ("anime-studio", "fastapi", "starlette", "uvicorn", "httpx", "pydantic")
     return {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -212,7 +224,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--requests", type=int, default=500)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "control_plane.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "control_plane.json")
     parser.add_argument("--serve", choices=("studio", "plain"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""One row for each lever of `Acceleration`: what its stage takes, its error against float32, its memory."""
+"""One row for each option of `Acceleration`: the seconds of its stage, its error against float32, its memory."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from engine_bench import Bench, Reference, all_frames, bound, relative_l2
-from engine_parts import Diffusers
 
 from anime_studio.engine.acceleration import Acceleration, Attention, TextWeights
-from anime_studio.engine.attention import attend
-from anime_studio.engine.decoding import StreamingDecoder
-from anime_studio.engine.denoiser import denoiser_for
-from anime_studio.engine.loading import place_text_encoder
+from anime_studio.engine.decoder.streaming import StreamingDecoder
+from anime_studio.engine.denoiser.model import FusedBlock, denoiser_for
+from anime_studio.engine.loading.components import place_text_encoder
+from benchmarks.engine.bench import Bench, Reference, all_frames, bound, relative_l2
+from benchmarks.engine.sides import Diffusers
 
 
-def measure_levers(bench: Bench, truth: Reference, base: Acceleration, spare: Mapping[str, Any]) -> None:
-    """One row for each lever: seconds of its stage, error, memory. *spare* holds bfloat16 copies of the parts."""
+def measure_options(bench: Bench, truth: Reference, base: Acceleration, spare: Mapping[str, Any]) -> None:
+    """Add a row for each option to the result; *spare* holds bfloat16 copies of the models."""
     for name, stage, change in _variants(cuda=bench.cuda):
         acceleration = dataclasses.replace(base, **change)
-        row: dict[str, Any] = {"lever": name, "stage": stage}
-        bench.result["levers"].append(row)
+        row: dict[str, Any] = {"option": name, "stage": stage}
+        bench.result["options"].append(row)
         if time.monotonic() > bench.end:
             row["error_message"] = "not run: out of time"
             continue
@@ -34,15 +33,15 @@ def measure_levers(bench: Bench, truth: Reference, base: Acceleration, spare: Ma
         try:
             with torch.inference_mode():
                 row |= _STAGES[stage](bench, truth, acceleration, spare)
-        except Exception as error:  # noqa: BLE001 (a lever that fails is a result)
+        except Exception as error:  # noqa: BLE001 (an option that fails is a result)
             row["error_message"] = f"{type(error).__name__}: {error}"[:500]
         bench.write()
 
 
 def _variants(*, cuda: bool) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield (name, stage, what differs from all levers); most worth knowing first, the deadline may cut the end."""
+    """Yield (name, stage, what differs from all options); the most important first, since the deadline may cut the rest."""
     if not cuda:
-        yield "no lever", "denoise_forward", {}
+        yield "no option", "denoise_forward", {}
         yield "fused_denoiser", "denoise_forward", {"fused_denoiser": True}
         yield "text int8", "text", {"text_weights": TextWeights.INT8}
         yield "text streamed", "text", {"text_streamed": True}
@@ -50,10 +49,10 @@ def _variants(*, cuda: bool) -> Iterator[tuple[str, str, dict[str, Any]]]:
         return
     for kernel in Attention:
         yield f"attention kernel {kernel}", "attention", {"attention": kernel}
-    yield "all denoiser levers", "denoise_forward", {}
+    yield "all denoiser options", "denoise_forward", {}
     yield "attention=sdpa", "denoise_forward", {"attention": Attention.SDPA}
-    yield "all decoder levers", "decode", {}
-    yield "all text levers", "text", {}
+    yield "all decoder options", "decode", {}
+    yield "all text options", "text", {}
     yield "without text_streamed", "text", {"text_streamed": False}
     yield "without fp8_linears", "denoise_forward", {"fp8_linears": False}
     yield "without compile_blocks", "denoise_forward", {"compile_blocks": False}
@@ -121,20 +120,24 @@ def _attention_row(
     acceleration: Acceleration,
     spare: Mapping[str, Any],
 ) -> dict[str, Any]:
-    config = spare["transformer"].config
-    tokens = math.prod(truth.latents.shape[2:]) // math.prod(config.patch_size)
-    shape = (1, tokens, config.num_attention_heads, config.attention_head_dim)
-    made = {"device": truth.latents.device, "dtype": torch.bfloat16}
+    transformer = spare["transformer"]
+    tokens = math.prod(truth.latents.shape[2:]) // math.prod(transformer.config.patch_size)
+    width = transformer.config.num_attention_heads * transformer.config.attention_head_dim
+    rotary = [
+        table[..., first::2].contiguous() for first, table in enumerate(transformer.rope(truth.latents))
+    ]
+    exact = FusedBlock(copy.deepcopy(transformer.blocks[0]).float(), Acceleration())
+    act = torch.compile(FusedBlock(copy.deepcopy(transformer.blocks[0]), acceleration).attend_to_itself)
 
-    def act(*parts: torch.Tensor) -> torch.Tensor:
-        return attend(*parts, acceleration.attention)
+    def fresh() -> torch.Tensor:
+        return torch.randn(1, tokens, 3 * width, device=truth.latents.device, dtype=torch.bfloat16)
 
-    parts = [torch.randn(shape, **made) for _ in range(3)]
-    expected = attend(*(part.float() for part in parts))
+    qkv = fresh()
+    expected = exact.attend_to_itself(qkv.float(), *rotary)
     before = bench.gib(peak=False)
     return {
-        "relative_l2": relative_l2(act(*parts), expected),
-        "seconds": bench.seconds(lambda: bound(act, *(torch.randn(shape, **made) for _ in range(3)))),
+        "relative_l2": relative_l2(act(qkv, *rotary), expected),
+        "seconds": bench.seconds(lambda: bound(act, fresh(), *rotary)),
         "peak_gib": bench.gib(peak=True) - before,
     }
 

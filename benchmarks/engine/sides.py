@@ -1,4 +1,4 @@
-"""What `benchmarks/engine.py` measures: models with random weights, fresh inputs, and the two ways through them.
+"""The two sides of the comparison, over models with random weights and fresh inputs.
 
 `Diffusers` is `WanPipeline` with its defaults and an encoder after it; `Ours` is `anime_studio.engine`. Both
 use the same weights. Full size is Wan 2.1 1.3B's (Wan2.1 `wan/configs/wan_t2v_1_3B.py`, UMT5-XXL's config.json).
@@ -23,28 +23,29 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from transformers import UMT5Config, UMT5EncoderModel
 
+from anime_studio.checkpoints.store import Checkpoint
 from anime_studio.core.clip import plan
 from anime_studio.core.recipes import FASTWAN_3STEP, TINY_RANDOM, Recipe
 from anime_studio.engine.engine import Engine
-from anime_studio.engine.loading import Components, latent_shape, load_components
-from anime_studio.engine.tiny import byte_tokenizer, write_tiny_random
+from anime_studio.engine.loading.components import Components, latent_shape, load_components
+from anime_studio.engine.loading.tiny_random import byte_tokenizer, write_tiny_random
 from anime_studio.engine.video import VideoWriter
 from common.schemas import ClipSpec, GenerateRequest
 
 FULL_DURATION_S, TINY_DURATION_S = 5.0, 0.5
 GATE_STD = 0.3
-"""Random gates are about 1/39 and would hide what happens inside the layers; trained ones are not."""
+"""Random gates are about 1/39, which would hide what the layers compute; trained gates are larger."""
 CONTRAST = 0.1
-"""Of the VAE's last convolution: x264's time depends on content, and full-range noise is no drawing."""
+"""Of the VAE's last convolution: x264's time depends on content, and no clip is full-range noise."""
 Groups = list[np.ndarray[Any, Any]]
-"""A clip's frames as they come, some at a time: uint8 (n, height, width, 3)."""
-_KEPT_WIDE = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
+"""A clip's frames in groups: uint8 (n, height, width, 3)."""
+_IN_FLOAT32 = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
 """`WanTransformer3DModel._keep_in_fp32_modules`, which `from_pretrained` honours and a constructor does not."""
 
 
 @dataclass
 class Work:
-    """The clip that is drawn, and fresh inputs for each stage."""
+    """The clip to generate, and fresh inputs for each stage."""
 
     recipe: Recipe
     components: Components
@@ -52,7 +53,7 @@ class Work:
     _random: random.Random = field(default_factory=random.Random)
 
     def prompt(self) -> str:
-        """Return words nobody has encoded yet, enough of them to fill the encoder's tokens."""
+        """Return a prompt that no cache holds, long enough to fill the encoder's tokens."""
         letters = self._random.choices(string.ascii_lowercase + " ", k=self.recipe.max_sequence_length)
         return "".join(letters)
 
@@ -72,15 +73,28 @@ class Work:
         return torch.randn(shape, device=self.components.device)
 
     def embeddings(self) -> torch.Tensor:
-        """Return fresh embeddings in the components' dtype."""
-        shape = (1, self.recipe.max_sequence_length, self.components.transformer.config.text_dim)
-        return torch.randn(shape, device=self.components.device, dtype=self.components.dtype)
+        """Return fresh embeddings in the denoiser's dtype."""
+        transformer = self.components.transformer
+        shape = (1, self.recipe.max_sequence_length, transformer.config.text_dim)
+        return torch.randn(
+            shape, device=self.components.device, dtype=transformer.patch_embedding.weight.dtype
+        )
+
+
+def full_transformer(device: torch.device) -> WanTransformer3DModel:
+    """Return Wan 2.1 1.3B's denoiser with random float32 weights on *device*."""
+    with device:
+        transformer = WanTransformer3DModel(num_attention_heads=12, num_layers=30, ffn_dim=8960)
+    with torch.no_grad():
+        for block in transformer.blocks:
+            block.scale_shift_table.normal_(0, GATE_STD)
+    return transformer.eval().requires_grad_(False)
 
 
 def full_work(device: torch.device) -> Work:
-    """Return Wan 2.1 1.3B with random float32 weights on *device*; `narrow` makes them bfloat16."""
+    """Return Wan 2.1 1.3B with random float32 weights on *device*; `in_bfloat16` casts them."""
+    transformer = full_transformer(device)
     with device:
-        transformer = WanTransformer3DModel(num_attention_heads=12, num_layers=30, ffn_dim=8960)
         vae = AutoencoderKLWan()
         text_encoder = UMT5EncoderModel(
             UMT5Config(
@@ -89,8 +103,6 @@ def full_work(device: torch.device) -> Work:
             )
         )  # fmt: skip
     with torch.no_grad():
-        for block in transformer.blocks:
-            block.scale_shift_table.normal_(0, GATE_STD)
         vae.decoder.conv_out.weight.mul_(CONTRAST)
     components = Components(
         folder=Path(),
@@ -100,28 +112,33 @@ def full_work(device: torch.device) -> Work:
         vae=vae.eval().requires_grad_(False),
         scheduler_config=dict(UniPCMultistepScheduler(use_flow_sigmas=True, flow_shift=3.0).config),
         device=device,
-        dtype=torch.float32,
     )
     return Work(FASTWAN_3STEP, components, FULL_DURATION_S)
 
 
-def narrow(work: Work) -> Work:
-    """Return *work* with its weights made bfloat16 where loading would make them so."""
+def in_bfloat16(work: Work) -> Work:
+    """Cast the weights of *work* to bfloat16 where loading would, and return it."""
     parts = work.components
-    rotary = copy.deepcopy(parts.transformer.rope)  # its angles stay float32, as they do when loaded
-    for module in (parts.text_encoder, parts.vae, parts.transformer):
+    for module in (parts.text_encoder, parts.vae):
         module.to(torch.bfloat16)
-    for name, parameter in parts.transformer.named_parameters():
-        if any(part in name.split(".") for part in _KEPT_WIDE):
+    cast_transformer(parts.transformer)
+    return work
+
+
+def cast_transformer(transformer: WanTransformer3DModel) -> WanTransformer3DModel:
+    """Cast the denoiser's weights to bfloat16 where loading would, and return it."""
+    rotary = copy.deepcopy(transformer.rope)  # loading leaves its angles in float32
+    transformer.to(torch.bfloat16)
+    for name, parameter in transformer.named_parameters():
+        if any(part in name.split(".") for part in _IN_FLOAT32):
             parameter.data = parameter.data.float()
-    parts.transformer.rope = rotary
-    changed = {**parts.__dict__, "dtype": torch.bfloat16}
-    return Work(work.recipe, Components(**changed), work.duration_s)
+    transformer.rope = rotary
+    return transformer
 
 
 def tiny_work(folder: Path) -> Work:
     """Return the tiny random checkpoint on the CPU, written into *folder*."""
-    components = load_components(write_tiny_random(folder), torch.device("cpu"))
+    components = load_components(Checkpoint.at(write_tiny_random(folder)), torch.device("cpu"))
     return Work(TINY_RANDOM, components, TINY_DURATION_S)
 
 
@@ -158,7 +175,7 @@ class Diffusers:
         return lambda: transformer(latents, timestep, embeddings, return_dict=False)[0]
 
     def decode(self, latents: torch.Tensor) -> Groups:
-        """Latents to uint8 frames in main memory."""
+        """Latents to uint8 frames in host memory."""
         decoded = self.decode_raw(latents)
         frames = self._pipeline.video_processor.postprocess_video(decoded, output_type="np")[0]
         return [(frames * 255).round().astype(np.uint8)]
@@ -201,12 +218,12 @@ class Ours:
         return self.engine.embed(spec)[0]
 
     def forward(self, latents: torch.Tensor, embeddings: torch.Tensor) -> Callable[[], torch.Tensor]:
-        """One denoise forward; the text is ready, as it is in every step of a clip."""
+        """One denoise forward; the text is conditioned on before, as in every step of a clip."""
         text, timestep = self.engine.denoiser.condition(embeddings), torch.tensor(757, device=latents.device)
         return lambda: self.engine.denoiser(latents, timestep, text)
 
     def decode(self, latents: torch.Tensor) -> Groups:
-        """Latents to uint8 frames in main memory."""
+        """Latents to uint8 frames in host memory."""
         return list(self.engine.frames(latents))
 
     def render(self, spec: ClipSpec) -> bytes:

@@ -1,11 +1,11 @@
 """A clip through plain diffusers and through our engine, side by side in one run, with random weights.
 
-On a CUDA device at Wan 2.1 1.3B's full shape (480x832, 81 frames, 3 steps, no guidance); on a CPU at a tiny
-shape, which keeps the benchmark alive and says nothing about speed. Every time is the median of `--runs` after
-a warm-up, on inputs nobody has seen; every error is relative L2 against the same weights in float32. Each lever
-of `Acceleration` is then switched on or off alone. What fails or finds no time says so in its row.
+On a CUDA device the shape is Wan 2.1 1.3B's (480x832, 81 frames, 3 steps, no guidance). On a CPU it is a tiny one, which
+shows that the benchmark runs and says nothing about speed. Every time is the median of `--runs` after a warm-up, on fresh
+inputs. Every error is relative L2 against the same weights in float32. Then each option of `Acceleration` is switched on
+or off alone. A row that fails, or for which no time is left, has an `error_message`.
 
-    python benchmarks/engine.py [--runs 5] [--deadline-s 420] [--out benchmarks/results]
+    python -m benchmarks.engine.compare [--runs 5] [--deadline-s 420] [--out benchmarks/results]
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engine_bench import Bench, Reference, all_frames, bound, reference, relative_l2
-from engine_levers import measure_levers
-from engine_parts import Diffusers, Ours, encode, full_work, narrow, tiny_work
 
 from anime_studio.engine.acceleration import Acceleration
 from anime_studio.engine.engine import Engine
-from anime_studio.engine.loading import decoder_alone, place_text_encoder
-from anime_studio.engine.ready import levers_for
+from anime_studio.engine.loading.architecture import without_encoder
+from anime_studio.engine.loading.components import place_text_encoder
+from anime_studio.engine.startup import options_for, warm_up
+from benchmarks import RESULTS
+from benchmarks.engine.bench import Bench, Reference, all_frames, bound, reference, relative_l2
+from benchmarks.engine.options import measure_options
+from benchmarks.engine.sides import Diffusers, Ours, encode, full_work, in_bfloat16, tiny_work
 
 
 @torch.inference_mode()
@@ -54,15 +56,15 @@ def measure_diffusers(bench: Bench, truth: Reference) -> None:
 
 @torch.inference_mode()
 def measure_ours(bench: Bench, truth: Reference, acceleration: Acceleration) -> None:
-    """Fill the `ours` side: the engine takes the components over."""
+    """Fill the `ours` side; the engine takes the components over."""
     work = bench.work
     parts = work.components
     place_text_encoder(parts.text_encoder, parts.device, acceleration)
-    if bench.cuda:  # the tiny one was loaded from files, so it has none
-        decoder_alone(parts.vae)
+    if bench.cuda:  # the tiny VAE was loaded from files, without an encoder
+        without_encoder(parts.vae)
     ours = Ours(Engine(parts, work.recipe, revision="random", acceleration=acceleration))
     begun = time.perf_counter()
-    ours.engine.warm_up()
+    warm_up(ours.engine)
     bench.wait()
     bench.result["warm_up_s"] = time.perf_counter() - begun
     frames = ours.decode(work.latents())
@@ -102,13 +104,13 @@ def table(result: Mapping[str, Any]) -> str:
             theirs, ours = sides["diffusers"], sides["ours"]
             lines.append(f"| {stage} | {theirs:.4f} | {ours:.4f} | {theirs / ours:.2f} |")
     lines += ["", f"peak GiB {result['peak_gib']}", f"relative L2 {result['relative_l2']}", ""]
-    lines += ["| lever | seconds | relative L2 | GiB |", "|---|---|---|---|"]
-    for row in result["levers"]:
+    lines += ["| option | seconds | relative L2 | GiB |", "|---|---|---|---|"]
+    for row in result["options"]:
         if "error_message" in row:
-            lines.append(f"| {row['lever']} | {row['error_message']} | | |")
+            lines.append(f"| {row['option']} | {row['error_message']} | | |")
         else:
             gib = row.get("peak_gib", row.get("resident_gib", 0.0))
-            lines.append(f"| {row['lever']} | {row['seconds']:.4f} | {row['relative_l2']:.2e} | {gib:.2f} |")
+            lines.append(f"| {row['option']} | {row['seconds']:.4f} | {row['relative_l2']:.2e} | {gib:.2f} |")
     return "\n".join(lines)
 
 
@@ -118,8 +120,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--deadline-s", type=float, default=420.0, help="no new lever is begun after this")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--deadline-s", type=float, default=420.0, help="no option is measured after this")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--cpu", action="store_true", help="the tiny shape, even where there is a GPU")
     parser.add_argument("--commit", default="", help="where the folder is no repository")
     asked = parser.parse_args()
@@ -128,20 +130,20 @@ def main() -> None:
         work = full_work(torch.device("cuda", 0)) if cuda else tiny_work(Path(folder))
         truth = reference(work)
         if cuda:
-            work = narrow(work)
+            work = in_bfloat16(work)
         bench = Bench(work, asked.runs, asked.deadline_s, asked.out)
         bench.result["commit"] = asked.commit or bench.result["commit"]
         measure_diffusers(bench, truth)
-        # Copies for the lever rows wait in main memory: peaks are the engine's own.
+        # Copies for the options' rows stay in host memory, so that peaks are the engine's own.
         names = ("transformer", "vae", "text_encoder")
         spare = {name: copy.deepcopy(getattr(work.components, name)).cpu() for name in names}
-        base = levers_for(work.recipe, work.components.device)
+        base = options_for(work.recipe, work.components.device)
         try:
             measure_ours(bench, truth, base)
-        except Exception as error:  # noqa: BLE001 (each lever's row may still say which one failed)
+        except Exception as error:  # noqa: BLE001 (the options' rows may still show which one failed)
             traceback.print_exc()
             bench.result["error_message"] = f"{type(error).__name__}: {error}"[:500]
-        measure_levers(
+        measure_options(
             bench, truth, base, {name: part.to(work.components.device) for name, part in spare.items()}
         )
     print(table(bench.result))

@@ -1,8 +1,8 @@
 """How long the web container's module takes to import, each time in a new interpreter.
 
-    python benchmarks/web_import.py [RUNS]
+    python -m benchmarks.web.import_time [RUNS]
 
-Wall and CPU seconds; on a busy machine believe the CPU seconds. The aim is under 1.5 s: it is paid when a
+It prints wall and CPU seconds; on a busy machine use the CPU seconds. The aim is under 1.5 s: the import runs when a
 memory snapshot of the web function is made, and at every start without one.
 """
 

@@ -1,0 +1,1 @@
+"""What HTTP costs, and how fast the web container starts."""
