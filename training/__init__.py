@@ -1,4 +1,4 @@
-"""How the demo checkpoint was made: draw a small world, learn it, distil it, measure it, pack it.
+"""How the demo checkpoint was made: render a small world, train on it, distil, evaluate, export.
 
 Stages, each resumable and under ten minutes on one H200-class GPU: judge, vae, denoiser, distil, evaluate,
 export (`python -m training.run`). Nothing under `src/` imports this package.

@@ -1,4 +1,4 @@
-"""The parts of a checkpoint that draw, read from disk; and a shipped checkpoint laid out to go on from."""
+"""What generates latents in a checkpoint, read from the disk; and a shipped checkpoint laid out to train further."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from transformers import AutoTokenizer, UMT5EncoderModel
 
 from training.machine import Machine
 
-_DRAWING_PARTS = ("tokenizer", "text_encoder", "transformer")
+_GENERATING_PARTS = ("tokenizer", "text_encoder", "transformer")
 
 
-def load_drawer(folder: Path, machine: Machine) -> tuple[Any, Any, Any]:
+def load_generator(folder: Path, machine: Machine) -> tuple[Any, Any, Any]:
     """Return tokenizer, text encoder and denoiser of *folder*, in float32 on the machine."""
     encoder = (
         UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
@@ -29,5 +29,5 @@ def load_drawer(folder: Path, machine: Machine) -> tuple[Any, Any, Any]:
 def unpack(checkpoint: Path, state: Path) -> None:
     """Lay *checkpoint* out as `state/vae` and `state/teacher`, as the stages that made it left them."""
     shutil.copytree(checkpoint / "vae", state / "vae", dirs_exist_ok=True)
-    for part in _DRAWING_PARTS:
+    for part in _GENERATING_PARTS:
         shutil.copytree(checkpoint / part, state / "teacher" / part, dirs_exist_ok=True)

@@ -1,4 +1,4 @@
-"""Batches of drawn clips, on the device that trains."""
+"""Batches of rendered clips, on the device that trains."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from training.world.render import render
 from training.world.scene import Scene, parameters_of, sample_scene
 
 
-def draw(
+def render_clips(
     parameters: torch.Tensor,
     frames: int,
     height: int,
@@ -22,14 +22,14 @@ def draw(
     *,
     stride: int = 1,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw clips, or every *stride*-th frame of them, that begin anywhere in the first four seconds of their motion.
+    """Render clips, or every *stride*-th frame of them, that begin anywhere in the first four seconds of their motion.
 
     Returns:
         Pictures, uint8 (clips, 3, frames, height, width); focus in [0, 1], float32 (clips, 1, frames, height, width).
     """
     start_s = 4 * torch.rand(len(parameters), device=parameters.device, generator=generator)
-    drawn = render(parameters, frames, height, width, start_s, stride=stride)
-    return drawn[:, :3], drawn[:, 3:].float() / 255
+    rendered = render(parameters, frames, height, width, start_s, stride=stride)
+    return rendered[:, :3], rendered[:, 3:].float() / 255
 
 
 def to_levels(pictures: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -51,7 +51,7 @@ def scenes_and_parameters(
 
 
 class Feeder:
-    """Draws parameters of training scenes in the background, *batch* at a time."""
+    """Samples parameters of training scenes in the background, *batch* at a time."""
 
     def __init__(self, batch: int, seed: int, device: torch.device) -> None:
         self._queue: queue.Queue[torch.Tensor] = queue.Queue(16)

@@ -30,7 +30,7 @@ class Scale:
         clips: Clips encoded for the denoiser on each device, if there is time.
         short_batch, long_batch: Clips per step and device when the denoiser sees 5 latent frames, or all.
         caption_corpus: Captions the tokenizer learns from.
-        paths: Paths from noise to clip kept for distillation, on each device.
+        paths: Paths from noise to clip in the pool of distillation, on each device.
     """
 
     frames: int = 81

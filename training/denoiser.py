@@ -1,8 +1,8 @@
-"""Stage `denoiser`: encode drawn clips, teach the text encoder to read, then train both to draw from words.
+"""Stage `denoiser`: encode rendered clips, train the text encoder to read captions, then train both to denoise.
 
-Flow matching with logit-normal times under the served shift. A first part sees only the first five latent frames,
-in larger batches, to learn places and colours cheaply; the rest sees whole clips. One caption in ten is empty,
-for the guidance that distillation bakes in.
+Flow matching with logit-normal times under the served shift. The first part sees only the first five latent frames, in
+larger batches, to learn scenes and colours cheaply; the rest sees whole clips. One caption in ten is empty, for the
+guidance that distillation folds into the student.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from transformers import PreTrainedTokenizerFast
 
 from training.autoencoder import channels_last, encode_clip, latent_statistics, load_vae
-from training.checkpoint import load_drawer
-from training.clips import draw, scenes_and_parameters, to_levels
+from training.checkpoint import load_generator
+from training.clips import render_clips, scenes_and_parameters, to_levels
 from training.config import FLOW_SHIFT, Scale
 from training.machine import Machine
 from training.optimize import Learner, ramp
@@ -37,7 +37,7 @@ SHORT_FRAMES = 5
 SHORT_FRACTION = 0.3
 READING_FRACTION = 0.06
 ENCODING_S = 60
-"""Seconds for drawing and encoding; clips that are not encoded by then are left out."""
+"""Seconds for rendering and encoding; clips that are not encoded by then are left out."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,13 @@ def train_denoiser(
     """Train text encoder and denoiser into `state/teacher`, going on from what is there with *resume*."""
     torch.manual_seed(0)
     if resume:
-        tokenizer, encoder, denoiser = load_drawer(state / "teacher", machine)
+        tokenizer, encoder, denoiser = load_generator(state / "teacher", machine)
         encoder, denoiser = encoder.train(), denoiser.train()
     else:
         tokenizer = train_tokenizer(corpus=scale.caption_corpus)
         encoder = build_text_encoder(scale, tokenizer).to(machine.device)
         denoiser = build_denoiser(scale).to(machine.device)
-    machine.say(
+    machine.log(
         f"denoiser: {len(tokenizer)} tokens; encoding {scale.clips} clips on each of {machine.processes}"
     )
     data = encode_dataset(
@@ -88,12 +88,12 @@ def train_denoiser(
     )
     reader = Reader(scale.text["d_model"]).to(machine.device)
     torch.manual_seed(100 + machine.rank)
-    # An encoder that reads already only needs its questions back, which are not kept.
+    # An encoder that reads already needs only a new reader: the earlier one was not saved.
     reading_s = budget_s * (0.02 if resume else READING_FRACTION)
     learning = [reader] if resume else [encoder, reader]
-    _learn_to_read(machine, scale, data, encoder, reader, learning, budget_s=reading_s, max_steps=max_steps)
+    _train_reading(machine, scale, data, encoder, reader, learning, budget_s=reading_s, max_steps=max_steps)
     empty = tokenize(tokenizer, [""]).to(machine.device).long()
-    _learn_to_draw(
+    _train_denoising(
         machine,
         scale,
         data,
@@ -124,7 +124,7 @@ def build_denoiser(scale: Scale) -> Any:
 def encode_dataset(
     machine: Machine, scale: Scale, vae: Any, tokenizer: PreTrainedTokenizerFast, seed: int
 ) -> Dataset:
-    """Draw, encode and caption this process's share of the training clips."""
+    """Render, encode and caption this process's share of the training clips."""
     rng = random.Random(seed)
     scenes, parameters = scenes_and_parameters(scale.clips, rng)
     tokens, named = captions_of(scenes, rng, tokenizer, scale.captions_per_clip)
@@ -137,13 +137,13 @@ def encode_dataset(
     for batch in torch.split(parameters.to(machine.device), 16):
         if time.monotonic() - begun > ENCODING_S:
             break
-        clip, focus = draw(batch, scale.frames, scale.height, scale.width)
+        clip, focus = render_clips(batch, scale.frames, scale.height, scale.width)
         encoded, _ = encode_clip(vae, to_levels(clip, machine.dtype))
         latents.append(((encoded - mean) / std).to(machine.dtype))
         focuses.append((_to_latent_grid(focus) * 255).to(torch.uint8))
         if machine.on_gpu:
-            torch.cuda.synchronize()  # so that the clock tells the truth
-    machine.say(f"denoiser: {sum(map(len, latents))} clips encoded in {time.monotonic() - begun:.0f} s")
+            torch.cuda.synchronize()  # so that the clock includes the work
+    machine.log(f"denoiser: {sum(map(len, latents))} clips encoded in {time.monotonic() - begun:.0f} s")
     return Dataset(
         torch.cat(latents), torch.cat(focuses), tokens.to(machine.device), named.to(machine.device)
     )
@@ -154,7 +154,7 @@ def _to_latent_grid(focus: torch.Tensor) -> torch.Tensor:
     return torch.cat([flat[:, :, :1], F.avg_pool3d(flat[:, :, 1:], (4, 1, 1))], 2)
 
 
-def _learn_to_read(
+def _train_reading(
     machine: Machine,
     scale: Scale,
     data: Dataset,
@@ -176,10 +176,10 @@ def _learn_to_read(
         torch.autograd.backward(loss)
         learner.step(ramp(step, fraction))
         if step % 200 == 0:
-            machine.say(f"reading {step} {fraction:.0%} loss {loss.item():.4f}")
+            machine.log(f"reading {step} {fraction:.0%} loss {loss.item():.4f}")
 
 
-def _learn_to_draw(
+def _train_denoising(
     machine: Machine,
     scale: Scale,
     data: Dataset,
@@ -207,16 +207,16 @@ def _learn_to_draw(
         with machine.autocast():
             embeddings = embed(encoder, tokens)
             predicted = denoiser(mixed, sigma * 1000, embeddings, return_dict=False)[0]
-        drawing = (weight * (predicted.float() - (noise - latents)).square()).mean()
-        torch.autograd.backward(drawing + READING_WEIGHT * reader.loss(embeddings, tokens, named))
+        denoising = (weight * (predicted.float() - (noise - latents)).square()).mean()
+        torch.autograd.backward(denoising + READING_WEIGHT * reader.loss(embeddings, tokens, named))
         norm = learner.step(ramp(step, fraction, warm_up=200, hold=0.15 if resumed else 0.55))
-        total += drawing.detach()
+        total += denoising.detach()
         if step % 100 == 99 or max_steps:
             mean = float(total) / (1 if max_steps else 100)
             total.zero_()
             curve.add(step, mean)
             if step % 400 == 399:
-                machine.say(
+                machine.log(
                     f"denoiser {step} {fraction:.0%} frames {latents.shape[2]} loss {mean:.4f} norm {norm.item():.2f}"
                 )
     learner.use_average()
@@ -238,8 +238,8 @@ def _batches(
         frames, size = (SHORT_FRAMES, scale.short_batch) if short else (scale.latent_frames, scale.long_batch)
         chosen = torch.randint(0, len(data.latents), (size,), device=machine.device)
         tokens, named = data.caption_batch(chosen)
-        unsaid = torch.rand(size, 1, device=machine.device) < EMPTY_CAPTIONS
-        tokens, named = torch.where(unsaid, empty, tokens), torch.where(unsaid, -1, named)
+        empty_here = torch.rand(size, 1, device=machine.device) < EMPTY_CAPTIONS
+        tokens, named = torch.where(empty_here, empty, tokens), torch.where(empty_here, -1, named)
         weight = 1 + FOCUS_WEIGHT / 255 * data.focus[chosen, :, :frames].float()
         weight = torch.cat([weight[:, :, :1] * FIRST_FRAME_WEIGHT, weight[:, :, 1:]], 2)
         yield step, fraction, data.latents[chosen, :, :frames].float(), weight / weight.mean(), tokens, named

@@ -1,9 +1,9 @@
 """Stage `distil`: a student that takes six steps without guidance where the teacher takes eighteen with it.
 
 Three guided teacher steps become one, as in progressive distillation (Salimans & Ho, 2022) with guidance folded in
-(Meng et al., 2023); the served steps are the only ones trained. Lessons start from where the student's own steps
-lead it, not only from the teacher's states, and from there the teacher is asked again (DAgger; Ross et al., 2011).
-So the student learns to mend its own errors, and never to jump onto a path that it is not on.
+(Meng et al., 2023). Only the served steps are trained. Most training states are those that the student's own steps lead
+to, not the teacher's, and the teacher goes on from there (DAgger; Ross et al., 2011). So the student learns to correct
+its own errors, and never to jump to a path that it is not on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
-from training.checkpoint import load_drawer
+from training.checkpoint import load_generator
 from training.clips import scenes_and_parameters
 from training.config import GUIDANCE, STUDENT_STEPS, TEACHER_STEPS, Scale
 from training.machine import Machine
@@ -28,11 +28,11 @@ RATE = 6e-4
 OWN_PATHS = 0.7
 """Share of paths, after the first pool, that follow the student."""
 REFRESH_EVERY = 24
-"""Steps between two refreshes of one batch of the pool: each lesson is used three or four times."""
+"""Steps between two refreshes of one batch of the pool: each state is used three or four times."""
 
 
 class Pool:
-    """Lessons: states at the student's sigmas, and where the teacher is at the next sigma.
+    """Training states at the student's sigmas, and the teacher's states at the next sigma.
 
     Attributes:
         begins, ends: float32 (STUDENT_STEPS, paths, z, t, h, w).
@@ -46,10 +46,10 @@ class Pool:
         self._tokenizer, self._encoder, self._denoiser = teacher
         self._empty = embed(self._encoder, tokenize(self._tokenizer, [""]).to(machine.device).long())
         self._batch = min(scale.distil_batch, scale.paths)
-        drawn = [self._walk(own=0.0) for _ in range(scale.paths // self._batch)]
-        self.begins = torch.cat([begins for begins, _, _ in drawn], 1)
-        self.ends = torch.cat([ends for _, ends, _ in drawn], 1)
-        self.embeddings = torch.cat([embeddings for _, _, embeddings in drawn])
+        walks = [self._walk(own=0.0) for _ in range(scale.paths // self._batch)]
+        self.begins = torch.cat([begins for begins, _, _ in walks], 1)
+        self.ends = torch.cat([ends for _, ends, _ in walks], 1)
+        self.embeddings = torch.cat([embeddings for _, _, embeddings in walks])
         self._oldest = 0
 
     def refresh(self) -> None:
@@ -70,14 +70,14 @@ class Pool:
         begins, ends = [], []
         with self._machine.autocast():
             embeddings = embed(self._encoder, tokens)
-            taught = guided(self._denoiser, embeddings, self._empty, GUIDANCE)
-            learned = guided(self._student, embeddings, self._empty, 1)
+            teacher = guided(self._denoiser, embeddings, self._empty, GUIDANCE)
+            student = guided(self._student, embeddings, self._empty, 1)
             for i in range(STUDENT_STEPS):
-                end = euler(taught, state, fine, range(ratio * i, ratio * (i + 1)))
+                end = euler(teacher, state, fine, range(ratio * i, ratio * (i + 1)))
                 begins.append(state)
                 ends.append(end)
                 state = (
-                    torch.where(follows, euler(learned, state, coarse, range(i, i + 1)), end) if own else end
+                    torch.where(follows, euler(student, state, coarse, range(i, i + 1)), end) if own else end
                 )
         return torch.stack(begins), torch.stack(ends), embeddings.float()
 
@@ -86,7 +86,7 @@ def distil(
     machine: Machine, scale: Scale, state: Path, *, budget_s: float, max_steps: int | None = None
 ) -> None:
     """Distil `state/teacher` into `state/student`."""
-    teacher = load_drawer(state / "teacher", machine)
+    teacher = load_generator(state / "teacher", machine)
     student = WanTransformer3DModel.from_pretrained(
         state / "teacher" / "transformer", torch_dtype=torch.float32
     ).to(machine.device)
@@ -95,7 +95,7 @@ def distil(
         student.compile_repeated_blocks(fullgraph=True, dynamic=False)
     torch.manual_seed(200 + machine.rank)
     pool = Pool(machine, scale, teacher, student, seed=5000 + machine.rank)
-    machine.say(f"distil: {pool.begins.shape[1]} paths on each of {machine.processes}")
+    machine.log(f"distil: {pool.begins.shape[1]} paths on each of {machine.processes}")
     learner = Learner(machine, [student], RATE, average_over=200)
     curve = Curve("student: distance to the teacher's velocity")
     for step, fraction in machine.progress(budget_s, max_steps):
@@ -107,7 +107,7 @@ def distil(
         if step % 20 == 0 or max_steps:
             curve.add(step, loss.item())
         if step % 100 == 0:
-            machine.say(f"distil {step} {fraction:.0%} loss {loss.item():.4f} norm {norm.item():.2f}")
+            machine.log(f"distil {step} {fraction:.0%} loss {loss.item():.4f} norm {norm.item():.2f}")
     learner.use_average()
     if machine.is_first:
         student.half().save_pretrained(state / "student" / "transformer", max_shard_size="14MB")

@@ -1,7 +1,7 @@
 """Stage `evaluate`: does the picture show what the prompt asked for?
 
-Held-out prompts are drawn at the served steps, decoded, and judged from their pixels; the same scenes drawn by the
-renderer say what a perfect student would score. Flicker is the second difference in time, against the renderer's.
+Clips of held-out prompts are sampled at the served steps, decoded, and judged from their pixels. The same scenes from the
+renderer show what a perfect student would score. Flicker is the second difference in time, relative to the renderer's.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from anime_studio.checkpoints.store import Checkpoint
 from anime_studio.core.clip import plan
 from anime_studio.core.recipes import DEMO
-from anime_studio.engine.engine import load_engine
+from anime_studio.engine.startup import start_engine
 from common.schemas import GenerateRequest
 from training.autoencoder import decode_clip, latent_statistics, load_vae
-from training.checkpoint import load_drawer
-from training.clips import draw, to_pictures
+from training.checkpoint import load_generator
+from training.clips import render_clips, to_pictures
 from training.config import GUIDANCE, STUDENT_STEPS, TEACHER_STEPS, Scale
 from training.judge import FRAME_STRIDE, Judges, tally
 from training.machine import Machine
@@ -70,7 +71,7 @@ def evaluate(
         scale: Sizes.
         state: Folder of the run; its judges and VAE are used.
         results: Where the table and the sheets go.
-        shipped: Judge this checkpoint, drawn by the engine that serves it, instead of what is in *state*.
+        shipped: Judge the clips that the engine generates with this checkpoint, instead of what is in *state*.
     """
     prompts = write_held_out_prompts(scale.prompts, SEED)
     texts = [caption.text for _, caption in prompts]
@@ -80,13 +81,13 @@ def evaluate(
     rows = {"rendered": _judge(truth, truth, prompts, judges)}
     for way in SHIPPED_WAYS if shipped else WAYS:
         if shipped:
-            clips = draw_shipped(scale, shipped, way, texts)
+            clips = generate_shipped(scale, shipped, way, texts)
         elif way.folder and (state / way.folder).exists():
-            clips = draw_prompts(machine, scale, vae, state / way.folder, way, texts)
+            clips = generate(machine, scale, vae, state / way.folder, way, texts)
         else:
             continue
         rows[way.name] = _judge(clips, truth, prompts, judges)
-        machine.say(f"{way.name}: {rows[way.name]}")
+        machine.log(f"{way.name}: {rows[way.name]}")
         _save_sheets(results, way, clips, prompts)
     served = rows.get("student") or rows["teacher"]
     evaluation: dict[str, Any] = {"prompts": len(prompts), "steps": STUDENT_STEPS, "guidance": None, **served}
@@ -99,9 +100,9 @@ def evaluate(
     return evaluation
 
 
-def draw_shipped(scale: Scale, checkpoint: Path, way: Way, prompts: Sequence[str]) -> torch.Tensor:
-    """Return what the engine draws on this machine's CPU for each prompt, from the noise `draw_prompts` would use."""
-    engine = load_engine(DEMO, checkpoint, device="cpu")
+def generate_shipped(scale: Scale, checkpoint: Path, way: Way, prompts: Sequence[str]) -> torch.Tensor:
+    """Return the clips that the engine generates on this machine's CPU, from the noise that `generate` would use."""
+    engine = start_engine(DEMO, Checkpoint.at(checkpoint), device="cpu")
     sizes = {"num_frames": scale.frames, "native_width": scale.width, "native_height": scale.height}
     clips = []
     for seed, prompt in enumerate(prompts):
@@ -114,14 +115,14 @@ def draw_shipped(scale: Scale, checkpoint: Path, way: Way, prompts: Sequence[str
 
 
 @torch.no_grad()
-def draw_prompts(
+def generate(
     machine: Machine, scale: Scale, vae: Any, folder: Path, way: Way, prompts: Sequence[str]
 ) -> torch.Tensor:
-    """Return what *way* draws for each prompt: uint8 (prompts, 3, frames, height, width), on the CPU.
+    """Return a clip of *way* for each prompt: uint8 (prompts, 3, frames, height, width), on the CPU.
 
     Prompt number i starts from noise of seed i.
     """
-    tokenizer, encoder, denoiser = load_drawer(folder, machine)
+    tokenizer, encoder, denoiser = load_generator(folder, machine)
     mean, std = latent_statistics(vae, machine.device)
     empty = embed(encoder, tokenize(tokenizer, [""]).to(machine.device).long())
     shape = (scale.vae["z_dim"], scale.latent_frames, scale.height // 8, scale.width // 8)
@@ -146,7 +147,7 @@ def _rendered(machine: Machine, scale: Scale, prompts: Prompts) -> torch.Tensor:
     rng, generator = random.Random(SEED), torch.Generator(machine.device).manual_seed(SEED)
     parameters = torch.from_numpy(np.stack([parameters_of(scene, rng) for scene, _ in prompts]))
     parts = [
-        draw(part.to(machine.device), scale.frames, scale.height, scale.width, generator)[0].cpu()
+        render_clips(part.to(machine.device), scale.frames, scale.height, scale.width, generator)[0].cpu()
         for part in torch.split(parameters, BATCH)
     ]
     return torch.cat(parts)
@@ -155,7 +156,7 @@ def _rendered(machine: Machine, scale: Scale, prompts: Prompts) -> torch.Tensor:
 def _judge(clips: torch.Tensor, truth: torch.Tensor, prompts: Prompts, judges: Judges) -> dict[str, float]:
     device = next(judges.look.parameters()).device
     labels = torch.tensor([
-        [label if name in caption.said else -1 for name, label in zip(ATTRIBUTES, scene.labels(), strict=True)]
+        [label if name in caption.named else -1 for name, label in zip(ATTRIBUTES, scene.labels(), strict=True)]
         for scene, caption in prompts
     ])  # fmt: skip
     answers = torch.cat(

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
+from anime_studio.checkpoints.manifest import Manifest
+from anime_studio.engine.loading.tiny_random import MODEL_INDEX
 from training.report import save_json
 from training.sampling import served_scheduler, teacher_scheduler
 
 MAX_FILE_BYTES = 15 * 2**20
 MAX_TOTAL_BYTES = 40 * 10**6
-
-MODEL_INDEX: dict[str, Any] = {
-    "_class_name": "WanPipeline",
-    "_diffusers_version": "0.42.1",
-    "boundary_ratio": None,
-    "expand_timesteps": False,
-    "scheduler": ["diffusers", "UniPCMultistepScheduler"],
-    "text_encoder": ["transformers", "UMT5EncoderModel"],
-    "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
-    "transformer": ["diffusers", "WanTransformer3DModel"],
-    "transformer_2": [None, None],
-    "vae": ["diffusers", "AutoencoderKLWan"],
-}
 
 
 def export(state: Path, folder: Path, model_card: Path, *, part: str = "student") -> int:
@@ -35,7 +22,7 @@ def export(state: Path, folder: Path, model_card: Path, *, part: str = "student"
         state: Folder of the run.
         folder: The checkpoint; what is there is replaced.
         model_card: Goes with it.
-        part: Which denoiser ships: `student`, or `teacher` as long as there is no student worth it.
+        part: Which denoiser ships: `student`, or `teacher` if no student is good enough.
 
     Raises:
         ValueError: A file or the whole is larger than what may ship.
@@ -54,26 +41,21 @@ def export(state: Path, folder: Path, model_card: Path, *, part: str = "student"
 
 
 def write_manifest(folder: Path) -> int:
-    """Write size and SHA-256 of every file into `manifest.json`; return the total size in bytes.
+    """Write the checkpoint's manifest; return the size of all files in bytes.
 
     Raises:
         ValueError: A file or the whole is larger than what may ship.
     """
-    files: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != "manifest.json":
-            content = path.read_bytes()
-            if len(content) >= MAX_FILE_BYTES:
-                raise ValueError(f"{path} has {len(content)} bytes; a file may have {MAX_FILE_BYTES}")
-            files[path.relative_to(folder).as_posix()] = {
-                "size_bytes": len(content),
-                "sha256": hashlib.sha256(content).hexdigest(),
-            }
-    total = sum(int(entry["size_bytes"]) for entry in files.values())
-    if total > MAX_TOTAL_BYTES:
-        raise ValueError(f"{folder} has {total} bytes; a checkpoint may have {MAX_TOTAL_BYTES}")
-    save_json(folder / "manifest.json", {"files": files})
-    return total
+    manifest = Manifest.of(folder)
+    for name, entry in manifest.files.items():
+        if entry.size_bytes >= MAX_FILE_BYTES:
+            raise ValueError(
+                f"{folder / name} has {entry.size_bytes} bytes; a file may have {MAX_FILE_BYTES}"
+            )
+    if manifest.size_bytes > MAX_TOTAL_BYTES:
+        raise ValueError(f"{folder} has {manifest.size_bytes} bytes; a checkpoint may have {MAX_TOTAL_BYTES}")
+    manifest.write(folder)
+    return manifest.size_bytes
 
 
 def _name_tokenizer_class(path: Path) -> None:

@@ -1,9 +1,9 @@
-"""Small networks that look at pixels, so that evaluation does not have to believe latents.
+"""Small networks that look at pixels, so that evaluation need not rely on latents.
 
-`LookJudge` names what one look at a clip shows: a frame at full size and what changed since shortly before, since
-drifting petals are told from flowers by that. `MotionJudge` names the action from the whole clip at half size.
-`FaceJudge` says whether the face in a frame is whole. All are validated on drawn clips of held-out combinations
-before anything else is judged; `training.lessons` teaches them.
+`LookJudge` names what one look at a clip shows: a frame at full size and what changed since shortly before, which
+distinguishes drifting petals from flowers. `MotionJudge` names the action from the whole clip at half size.
+`FaceJudge` decides whether the face in a frame is whole. All are validated on rendered clips of held-out combinations
+before anything else is judged; `training.judge_training` trains them.
 """
 
 from __future__ import annotations
@@ -125,14 +125,14 @@ class Judges:
     face: FaceJudge
 
     @classmethod
-    def untaught(cls, device: torch.device) -> Judges:
-        """Return judges that know nothing yet."""
+    def untrained(cls, device: torch.device) -> Judges:
+        """Return judges with random weights."""
         return cls(LookJudge().to(device), MotionJudge().to(device), FaceJudge().to(device))
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> Judges:
         """Return the judges saved in *folder*."""
-        judges = cls.untaught(device)
+        judges = cls.untrained(device)
         for name, judge in judges._named():
             judge.load_state_dict(load_file(folder / f"{name}.safetensors"))
         return judges.eval()

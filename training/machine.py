@@ -1,6 +1,6 @@
-"""Where a stage runs: one process per GPU, or one on a CPU; and what the processes agree on.
+"""Where a stage runs: one process for each GPU, or one on a CPU; and what the processes share.
 
-Started by `torchrun` a stage is data-parallel: each process draws other clips, gradients are averaged.
+Started by `torchrun` a stage is data-parallel: each process renders other clips, gradients are averaged.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Machine:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Whether this process writes files and logs."""
         return self.rank == 0
 
     @property
@@ -62,7 +62,7 @@ class Machine:
         )
         return context
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print *text* once for the whole run."""
         if self.is_first:
             print(text, flush=True)

@@ -65,7 +65,7 @@ def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
 
 
 class Learner:
-    """Trains some modules: averages gradients over processes, clips, steps, and keeps the moving average.
+    """Trains some modules: averages gradients over processes, clips them, steps, and updates a moving average.
 
     Args:
         machine: The run.

@@ -32,7 +32,7 @@ class Curve:
         self._points.append((step, value))
 
     def save(self, path: Path) -> None:
-        """Draw the curve as PNG."""
+        """Write the curve as PNG."""
         picture = Image.new("RGB", _SIZE, "white")
         pen = ImageDraw.Draw(picture)
         pen.text((_MARGIN, 12), self._title, fill="black")

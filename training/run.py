@@ -7,13 +7,24 @@ Seconds are budgets, not measurements: a stage learns until its time is up.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+from training.checkpoint import unpack
 from training.config import FULL, TINY
+from training.denoiser import train_denoiser
+from training.distil import distil
+from training.evaluate import evaluate
+from training.export import export
+from training.judge_training import train_judges
 from training.machine import Machine
+from training.vae import train_vae
 
 BUDGETS_S = {"judge": 90, "vae": 560, "denoiser": 560, "distil": 300}
 STAGES = ("unpack", "judge", "vae", "denoiser", "distil", "evaluate", "export")
+IN_ONE_PROCESS = frozenset({"unpack", "judge", "evaluate", "export"})
+"""Stages that the first process runs while the others wait."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -33,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--decoder-only", action="store_true", help="leave the VAE's encoder, and so the latents, as they are"
     )
     parser.add_argument(
-        "--shipped", action="store_true", help="evaluate the checkpoint, drawn by the engine, on this CPU"
+        "--shipped", action="store_true", help="evaluate the checkpoint in the engine, on this CPU"
     )
     parser.add_argument(
         "--results", type=Path, default=Path("training/results"), help="table and contact sheets"
@@ -51,49 +62,35 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     machine = Machine.start()
     options.state.mkdir(parents=True, exist_ok=True)
+    run = stages(machine, options)
     for stage in options.stages:
-        run_stage(stage, machine, options)
+        if machine.is_first or stage not in IN_ONE_PROCESS:
+            run[stage]()
         machine.wait()
 
 
-def run_stage(stage: str, machine: Machine, options: argparse.Namespace) -> None:
-    """Run one stage; torch and diffusers are imported only by the stages that need them."""
-    scale, state = TINY if options.tiny else FULL, options.state
-    budget_s = float(options.budget_s or BUDGETS_S.get(stage, 0))
-    max_steps = 2 if options.tiny else None
-    if stage == "unpack" and machine.is_first:
-        from training.checkpoint import unpack
+def stages(machine: Machine, options: argparse.Namespace) -> Mapping[str, Callable[[], Any]]:
+    """Return what runs each of `STAGES`."""
+    scale, state, checkpoint = TINY if options.tiny else FULL, options.state, options.checkpoint
+    card, shipped = Path(__file__).parent / "MODEL_CARD.md", checkpoint if options.shipped else None
+    resume = options.resume
 
-        unpack(options.checkpoint, state)
-    elif stage == "judge" and machine.is_first:
-        from training.lessons import train_judges
+    def limits(stage: str) -> dict[str, Any]:
+        return {"budget_s": options.budget_s or BUDGETS_S[stage], "max_steps": 2 if options.tiny else None}
 
-        train_judges(machine.alone(), scale, state, budget_s=budget_s, max_steps=max_steps)
-    elif stage == "vae":
-        from training.vae import train_vae
-
-        how = {"resume": options.resume, "decoder_only": options.decoder_only}
-        train_vae(machine, scale, state, budget_s=budget_s, max_steps=max_steps, **how)
-    elif stage == "denoiser":
-        from training.denoiser import train_denoiser
-
-        train_denoiser(machine, scale, state, budget_s=budget_s, max_steps=max_steps, resume=options.resume)
-    elif stage == "distil":
-        from training.distil import distil
-
-        distil(machine, scale, state, budget_s=budget_s, max_steps=max_steps)
-    elif stage == "evaluate" and machine.is_first:
-        from training.evaluate import evaluate
-
-        shipped = options.checkpoint if options.shipped else None
-        evaluate(machine.alone(), scale, state, options.results, shipped=shipped)
-    elif stage == "export" and machine.is_first:
-        from training.export import export
-
-        size_bytes = export(
-            state, options.checkpoint, Path(__file__).parent / "MODEL_CARD.md", part=options.part
-        )
-        machine.say(f"{options.checkpoint}: {size_bytes} bytes")
+    return {
+        "unpack": lambda: unpack(checkpoint, state),
+        "judge": lambda: train_judges(machine.alone(), scale, state, **limits("judge")),
+        "vae": lambda: train_vae(
+            machine, scale, state, resume=resume, decoder_only=options.decoder_only, **limits("vae")
+        ),
+        "denoiser": lambda: train_denoiser(machine, scale, state, resume=resume, **limits("denoiser")),
+        "distil": lambda: distil(machine, scale, state, **limits("distil")),
+        "evaluate": lambda: evaluate(machine.alone(), scale, state, options.results, shipped=shipped),
+        "export": lambda: machine.log(
+            f"{checkpoint}: {export(state, checkpoint, card, part=options.part)} bytes"
+        ),
+    }
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 The scheduler that ships is diffusers' UniPC on flow sigmas, of first order and with its corrector off: that is
 Euler's method on UniPC's sigmas, whose last step, unlike that of `FlowMatchEulerDiscreteScheduler`, is not spent near
-zero. So the plain `WanPipeline` of the folder samples just as the student was taught.
+zero. So the plain `WanPipeline` of the folder samples just as the student was trained.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def euler(
 
 @torch.no_grad()
 def sample(velocity: Velocity, noise: torch.Tensor, steps: int) -> torch.Tensor:
-    """Return the latents of clips drawn from *noise* in so many steps."""
+    """Return the latents of clips sampled from *noise* in so many steps."""
     return euler(velocity, noise, grid(steps), range(steps))
 
 

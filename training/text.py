@@ -114,7 +114,7 @@ def captions_of(
             captions.append(caption)
             named.append(
                 [
-                    label if name in caption.said else -1
+                    label if name in caption.named else -1
                     for name, label in zip(ATTRIBUTES, labels, strict=True)
                 ]
             )

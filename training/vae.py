@@ -1,8 +1,8 @@
-"""Stage `vae`: learn to squeeze a clip into latents and draw it again.
+"""Stage `vae`: train the autoencoder to reconstruct clips.
 
-Whole clips of 81 frames from the start: the decoder sees about 80 frames back, and one trained on 17 drifts green
-after them. What a viewer looks at counts more: heads four times, bodies twice and a half; so does the first
-frame, which has no past to lean on.
+It sees whole clips of 81 frames from the start. The decoder depends on about 80 earlier frames, and one trained on 17
+frames turns green after them. What a viewer looks at counts more: heads four times, bodies two and a half times. The
+first frame counts more too, since no frame comes before it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from training.autoencoder import build_vae, channels_last, decode_clip, encode_clip, load_vae
-from training.clips import Feeder, draw, scenes_and_parameters, to_levels, to_pictures
+from training.clips import Feeder, render_clips, scenes_and_parameters, to_levels, to_pictures
 from training.config import Scale
 from training.machine import Machine
 from training.optimize import Learner, ramp
@@ -66,7 +66,7 @@ def train_vae(
     for step, fraction in machine.progress(
         budget_s, max_steps, free_steps=COMPILE_STEPS if machine.on_gpu else 0
     ):
-        clip, focus = draw(feeder.next(), scale.frames, scale.height, scale.width, generator)
+        clip, focus = render_clips(feeder.next(), scale.frames, scale.height, scale.width, generator)
         levels = to_levels(clip, machine.dtype)
         if machine.on_gpu:
             levels = levels.contiguous(memory_format=torch.channels_last_3d)
@@ -78,7 +78,7 @@ def train_vae(
             curve.add(step, loss.item())
         if step % 250 == 0 or step in (5, 20, 100):
             psnr = -10 * math.log10(squared.item() / 4)
-            machine.say(
+            machine.log(
                 f"vae {step} {fraction:.0%} loss {loss.item():.4f} psnr {psnr:.2f} norm {norm.item():.2f}"
             )
     learner.use_average()
@@ -86,7 +86,7 @@ def train_vae(
     if machine.is_first:
         vae.to(memory_format=torch.contiguous_format).half().save_pretrained(state / "vae")
         curve.save(state / "curves" / "vae.png")
-    machine.say(f"vae {reconstruction}")
+    machine.log(f"vae {reconstruction}")
     return reconstruction.psnr_db
 
 
@@ -132,7 +132,7 @@ def measure_vae(machine: Machine, scale: Scale, vae: Any, state: Path) -> Recons
     rows: list[torch.Tensor] = []
     generator = torch.Generator(machine.device).manual_seed(machine.rank)
     for batch in torch.split(parameters.to(machine.device), scale.vae_batch):
-        clip, _ = draw(batch, scale.frames, scale.height, scale.width, generator)
+        clip, _ = render_clips(batch, scale.frames, scale.height, scale.width, generator)
         levels = to_levels(clip, machine.dtype)
         with machine.autocast():
             mean, _ = encode_clip(vae, levels)

@@ -1,7 +1,7 @@
-"""Captions: a scene said in one of many ways, with what was said of it.
+"""Captions: a scene described in one of many ways, with the attributes that the caption names.
 
-Sentences, tag lists and mixtures of both; attributes left out at times; words nobody knows; the styling
-that the service's prompt composer adds. What is left out stays open, so that a clip is pleasant anyway.
+Sentences, tag lists and mixtures of both; attributes left out at times; unknown words; the styling that the service's
+prompt composer adds. A left-out attribute may have any value, so that a clip is pleasant without it.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ class Caption:
     """A prompt and the attributes it names."""
 
     text: str
-    said: frozenset[str]
+    named: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
     text: str
-    says: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 def write_caption(scene: Scene, rng: random.Random) -> Caption:
-    """Say *scene* in one of many ways; about one in forty says nothing of it."""
+    """Describe *scene* in one of many ways; about one caption in forty names nothing of it."""
     if rng.random() < 0.025:
         return Caption(rng.choice(("", *w.NOTHING_KNOWN)), frozenset())
     who, setting = _who(scene, rng), _setting(scene, rng)
@@ -47,8 +47,8 @@ def write_caption(scene: Scene, rng: random.Random) -> Caption:
     else:
         parts = [*who, *setting, *quality]
         text = ", ".join(part.text for part in parts)
-    said = frozenset(name for part in parts for name in part.says)
-    return Caption(_roughen(text, rng), said)
+    named = frozenset(name for part in parts for name in part.names)
+    return Caption(_roughen(text, rng), named)
 
 
 def _joined(parts: list[_Part], separator: str) -> str:
@@ -68,7 +68,7 @@ def _who(scene: Scene, rng: random.Random) -> list[_Part]:
     if style < 0.85:  # tags, as image boards write them
         tags = [*features, *([action] if action.text else [])]
         rng.shuffle(tags)
-        return [_Part(rng.choice(("1", "", "", "solo, ")) + head.text, head.says), *tags]
+        return [_Part(rng.choice(("1", "", "", "solo, ")) + head.text, head.names), *tags]
     return _sentences(scene, head, features, action, rng)
 
 
@@ -106,7 +106,7 @@ def _action(scene: Scene, rng: random.Random) -> _Part:
 def _sentence(head: _Part, features: list[_Part], action: _Part, rng: random.Random) -> _Part:
     article = "an" if head.text[0] in "aeiou" else "a"
     text = f"{article} {head.text}"
-    worn = [part for part in features if "clothes_colour" in part.says]
+    worn = [part for part in features if "clothes_colour" in part.names]
     moods = [part for part in features if part.text in sum(w.EXPRESSION.values(), ())]
     had = [part for part in features if part not in worn and part not in moods]
     clauses = []
@@ -121,16 +121,16 @@ def _sentence(head: _Part, features: list[_Part], action: _Part, rng: random.Ran
         text += rng.choice((" ", " ", " ", ", ")) + action.text
     text += "".join(f", {part.text}" for part in moods)
     parts = (head, action, *features)
-    return _Part(text, tuple(name for part in parts for name in part.says))
+    return _Part(text, tuple(name for part in parts for name in part.names))
 
 
 def _sentences(
     scene: Scene, head: _Part, features: list[_Part], action: _Part, rng: random.Random
 ) -> list[_Part]:
     pronoun = {"girl": "she", "boy": "he", "cat": "it"}[scene.character]
-    first = _Part(f"a {head.text} {action.text}".strip(), (*head.says, *action.says))
+    first = _Part(f"a {head.text} {action.text}".strip(), (*head.names, *action.names))
     openings = ("", f"{pronoun} has ", "the character has ", f"{pronoun} is in ")
-    return [first, *(_Part(rng.choice(openings) + part.text, part.says) for part in features)]
+    return [first, *(_Part(rng.choice(openings) + part.text, part.names) for part in features)]
 
 
 def _setting(scene: Scene, rng: random.Random) -> list[_Part]:

@@ -1,4 +1,4 @@
-"""Prompts for evaluation: sentences that no training caption has, about combinations that training never drew.
+"""Prompts for evaluation: sentences that no training caption has, about combinations that training never rendered.
 
 The words are known, the frames around them are not. Every attribute that applies is named plainly, so that
 each can be judged.
@@ -62,15 +62,15 @@ def write_held_out_prompts(count: int, seed: int) -> list[tuple[Scene, Caption]]
 
 
 def _write(scene: Scene, rng: random.Random) -> Caption:
-    said = {"scene", "time_of_day", "weather", "character"}
+    named = {"scene", "time_of_day", "weather", "character"}
     if scene.character != "nobody":
-        said |= {"shot", "action"}
+        named |= {"shot", "action"}
     if scene.is_human:
-        said |= {"hair_colour", "clothes_colour"}
+        named |= {"hair_colour", "clothes_colour"}
     if scene.character == "girl":
-        said.add("hair_style")
+        named.add("hair_style")
     if scene.character == "cat":
-        said.add("fur_colour")
+        named.add("fur_colour")
     text = rng.choice(_FRAMES).format(
         when=rng.choice(_WHEN[scene.time_of_day]),
         where=rng.choice(_WHERE[scene.scene]),
@@ -80,7 +80,7 @@ def _write(scene: Scene, rng: random.Random) -> Caption:
     )
     if scene.character != "nobody":
         text += ", face close-up" if scene.close_up else ", full body"
-    return Caption(text[0].upper() + text[1:], frozenset(said))
+    return Caption(text[0].upper() + text[1:], frozenset(named))
 
 
 def _who(scene: Scene, rng: random.Random) -> str:

@@ -1,4 +1,4 @@
-"""Draw scenes: one shader source, compiled by g++ for a CPU and by NVRTC (through CuPy) for a GPU."""
+"""Render scenes: one shader source, compiled by g++ for a CPU and by NVRTC (through CuPy) for a GPU."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def render(
     *,
     stride: int = 1,
 ) -> torch.Tensor:
-    """Draw clips at 16 fps.
+    """Render clips at 16 fps.
 
     Args:
-        parameters: float32 (clips, len(PARAMETERS)), on the device that is to draw.
+        parameters: float32 (clips, len(PARAMETERS)), on the device that renders.
         frames: Frames of each clip.
         height: Pixels.
         width: Pixels; the world is composed for 12:7.
         start_s: float32 (clips,), where in its motion each clip begins; 0 when None.
-        stride: Draw every *stride*-th frame of the motion.
+        stride: Render every *stride*-th frame of the motion.
 
     Returns:
         uint8 (clips, 4, frames, height, width): see `CHANNELS`.

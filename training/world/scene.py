@@ -1,7 +1,7 @@
-"""What a clip shows: its attributes, their values, and the numbers the shader draws them from.
+"""What a clip shows: its attributes, their values, and the numbers that the shader renders them from.
 
 Attributes are what a prompt can ask for and what the judge looks for. Combinations of them are split by
-a rule, so that evaluation asks for combinations that training never drew.
+a rule, so that evaluation asks for combinations that training never rendered.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ PARAMETERS = (
 Parameters = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 HELD_OUT_MODULUS = 11
-"""One combination in eleven is kept from training."""
+"""One combination in eleven is held out of training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class Scene:
 
 
 def sample_scene(rng: random.Random, *, held_out: bool | None = False) -> Scene:
-    """Draw a scene.
+    """Sample a scene.
 
     Args:
         rng: Source of chance.
@@ -165,7 +165,7 @@ def _sample(rng: random.Random) -> Scene:
 
 
 def parameters_of(scene: Scene, rng: random.Random, *, face_fault: str = "none") -> Parameters:
-    """Return the shader's parameters for *scene*, with everything that it leaves open drawn from *rng*.
+    """Return the shader's parameters for *scene*, with everything that it leaves open sampled from *rng*.
 
     Returns:
         float32 (len(PARAMETERS),).
