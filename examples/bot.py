@@ -2,20 +2,30 @@
 
     python examples/bot.py                    chat on standard input and output
     python examples/twitch.py mychannel       the same bot on Twitch
+    python examples/discord_bot.py            the same bot on Discord
 
-An order is in a small file before it is sent, under a key that makes sending it twice safe: a bot
-that was restarted goes on where it was, and orders nothing again.
+The studio asks no one who they are: who may ask, for what and how often is decided here. An order is refused, in words that
+repeat nothing, when `moderation.py` finds a listed word in it, and `turns.py` bounds what each viewer may ask. Moderators
+say `!pause`, `!resume`, `!skip`, `!cancel @viewer` and `!ban word`.
+
+Each order is written to a small file with an idempotency key before it is sent. So a bot that was restarted continues its
+open orders and submits none of them twice.
 """
 
+import argparse
 import asyncio
 import json
 import os
+import re
 import secrets
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
+
+from moderation import SHIPPED, Blocklist, is_foreign
+from turns import Limits, Turns
 
 from anime_studio.client import (
     DEFAULT_URL,
@@ -27,15 +37,15 @@ from anime_studio.client import (
 )
 from common.schemas import ClientSignal, SignalKind
 
-COMMAND = "!anime "
 ACKNOWLEDGE_WITHIN_S = 0.7
+# A command may follow `/me` (IRC sends it as ACTION) or, in a reply, the name of who is answered.
+_COMMAND = re.compile(
+    r"(?:\x01ACTION\s+)?(?:@\S+\s+)?!(?P<word>\w+)(?:\s+(?P<rest>[^\x01]*))?\x01?$", re.IGNORECASE
+)
 
 
 class Bot:
-    """Takes orders from chat; *say* posts a line there, *file* holds what is not yet delivered."""
-
-    deadline_s = 90.0
-    fallback = "no clip this time, the studio is too busy"
+    """Takes orders from chat. *say* posts a line there; *file* holds the orders without an answer yet."""
 
     def __init__(
         self,
@@ -43,78 +53,245 @@ class Bot:
         say: Callable[[str], Awaitable[None]],
         file: Path,
         channel: str | None = None,
+        *,
+        limits: Limits | None = None,
+        blocklist: Blocklist | None = None,
+        deadline_s: float = 90.0,
     ) -> None:
         self.studio, self.say, self.file, self.channel = studio, say, file, channel
+        self.deadline_s = deadline_s
+        self.turns = Turns(limits or Limits())
+        self.blocklist = blocklist or Blocklist.read(SHIPPED)
+        self.paused, self.refused = False, 0
+        self.placing = asyncio.Lock()  # first come, first served: orders reach the studio in their turn
+        self.lines: asyncio.Queue[str] = asyncio.Queue()
+        self.speaking = asyncio.create_task(self.speak())
+        self.deliveries: set[asyncio.Task[None]] = set()
         self.orders: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-        self.deliveries = {asyncio.create_task(self.deliver(key)) for key in self.orders}
+        for key, order in self.orders.items():
+            self.turns.add(key, order["author"])
+        self.serve()
 
-    def hear(self, author: str, line: str) -> None:
-        """Take one line of chat; an order is seen through in the background."""
-        if line.startswith(COMMAND):
-            key, until = f"bot-{secrets.token_hex(16)}", time.time() + self.deadline_s
-            self.orders[key] = {"author": author, "prompt": line.removeprefix(COMMAND), "until": until}
-            self.save()
-            self.deliveries.add(asyncio.create_task(self.deliver(key)))
+    def hear(self, author: str, line: str, *, is_moderator: bool = False) -> None:
+        """Take one line of chat; an order is delivered in the background."""
+        command = _COMMAND.match(line.strip())
+        if command is None:
+            return
+        word, rest = command["word"].lower(), (command["rest"] or "").strip()
+        if word == "anime":
+            self.answer(author, self.refusal(author, rest) or self.accept(author, rest))
+        elif is_moderator and word in ("pause", "resume"):
+            self.paused = word == "pause"
+            self.answer(author, "orders are paused" if self.paused else "orders are open again")
+        elif is_moderator and word == "ban" and rest:
+            self.blocklist.add(rest)
+            self.answer(author, "noted: that is refused from now on")
+        elif is_moderator and word == "cancel" and rest:
+            self.cancel(
+                author, [key for key, order in self.orders.items() if _same_name(order["author"], rest)]
+            )
+        elif is_moderator and word == "skip":
+            self.cancel(author, list(self.turns.at_studio)[:1])
+
+    def refusal(self, author: str, prompt: str) -> str | None:
+        """Return in words why this is not ordered, or None."""
+        if not prompt:
+            return "say what to draw, for example: !anime a cat on a roof"
+        if self.paused:
+            return "orders are paused, please ask again later"
+        if self.blocklist.refuses(prompt):
+            self.refused += 1
+            return "that one is not for this show"
+        if is_foreign(prompt):
+            return "the artist understands English only"
+        return self.turns.refusal(author)
+
+    def accept(self, author: str, prompt: str) -> str | None:
+        """Keep an order, and say its place if it has to wait here."""
+        key = f"bot-{secrets.token_hex(16)}"
+        self.orders[key] = {"author": author, "prompt": prompt, "until": time.time() + self.deadline_s}
+        self.save()
+        self.turns.add(key, author)
+        self.serve()
+        return f"you are in line, {self.turns.ahead_of(key)} ahead" if key in self.turns.waiting else None
+
+    def serve(self) -> None:
+        """Send the orders whose turn it is."""
+        while (key := self.turns.next()) is not None:
+            self.background(self.deliver(key))
 
     async def deliver(self, key: str) -> None:
-        """See one order through, from wherever the last run of the bot left it."""
+        """Deliver one order, also one that the last run of the bot had begun."""
         order = self.orders[key]
-        left_s = max(1.0, order["until"] - time.time())
         try:
             if "job_id" not in order:
-                await self.place(key, left_s)
-            job = await self.studio.wait(order["job_id"], left_s)
+                async with self.placing:
+                    await self.place(key)
+            if order.get("cancelled"):  # a moderator said so while it was being sent
+                await self.stop(key)
+            job = await self.studio.wait(order["job_id"], self.left_s(order))
             answer = job.clip.url if job.clip else "the clip is gone"
         except (DeadlineExceededError, DeadlineUnmeetableError, JobTimeoutError):
-            answer = self.fallback
-            await self.tell_operator(ClientSignal(kind=SignalKind.FALLBACK_PLAYED, source="bot"))
+            answer = "no clip this time, the studio is too busy"
+            await self.report(ClientSignal(kind=SignalKind.FALLBACK_PLAYED, source="bot"))
         except StudioError as error:
             answer = f"no clip: {error.problem.title.lower()}"
-        await self.say(f"@{order['author']} {answer}")
-        del self.orders[key]
-        self.save()
+        self.close(key, answer)
 
-    async def place(self, key: str, left_s: float) -> None:
-        """Send an order and acknowledge it with its place in the queue."""
+    async def place(self, key: str) -> None:
+        """Submit an order and acknowledge it with its place in the queue."""
         order = self.orders[key]
         submit = self.studio.submit(
-            order["prompt"], idempotency_key=key, deadline_s=left_s, channel=self.channel, source="bot"
+            order["prompt"],
+            idempotency_key=key,
+            deadline_s=self.left_s(order),
+            channel=self.channel,
+            requested_by=order["author"][:64],
+            source="bot",
         )
         sent = asyncio.create_task(submit)
         if not (await asyncio.wait([sent], timeout=ACKNOWLEDGE_WITHIN_S))[0]:
-            await self.say(f"@{order['author']} asking the studio…")
+            self.answer(order["author"], "asking the studio…")
         job = await sent
         order["job_id"] = job.job_id
         self.save()
         eta = f", ready in about {job.progress.eta_s:.0f} s" if job.progress.eta_s else ""
-        await self.say(f"@{order['author']} on it, {job.queue_position or 0} ahead{eta}")
+        notes = "".join(f". {note.detail}" for note in job.notes)
+        self.answer(order["author"], f"on it, {job.queue_position or 0} ahead{eta}{notes}")
 
-    async def tell_operator(self, signal: ClientSignal) -> None:
-        """Show up in the operator's view; the show goes on if that fails."""
+    def cancel(self, moderator: str, keys: list[str]) -> None:
+        """End orders that wait here, and ask the studio to end the others; each viewer gets the usual answer."""
+        for key in keys:
+            if key in self.turns.waiting:
+                self.close(key, "a moderator cancelled this one")
+                continue
+            self.orders[key]["cancelled"] = True
+            if "job_id" in self.orders[key]:
+                self.background(self.stop(key))
+        self.answer(moderator, f"{len(keys)} {'order' if len(keys) == 1 else 'orders'} cancelled")
+
+    async def stop(self, key: str) -> None:
+        """Cancel an order's job; its delivery tells the viewer."""
+        try:
+            await self.studio.cancel(self.orders[key]["job_id"])
+        except StudioError as error:
+            print(f"a job could not be cancelled: {error}", file=sys.stderr)
+
+    def close(self, key: str, answer: str) -> None:
+        """Give an order its answer, and the next one its turn."""
+        self.answer(self.orders.pop(key)["author"], answer)
+        self.save()
+        self.turns.remove(key)
+        self.serve()
+
+    def answer(self, author: str, words: str | None) -> None:
+        """Post a line to one viewer, after all lines before it."""
+        if words is not None:
+            self.lines.put_nowait(f"@{author} {words}")
+
+    async def speak(self) -> None:
+        """Post the lines in their order."""
+        while True:
+            await self.say(await self.lines.get())
+            self.lines.task_done()
+
+    async def report(self, signal: ClientSignal) -> None:
+        """Report to the operator; a failure here must not stop the bot."""
         try:
             await self.studio.signal(signal)
         except StudioError as error:
-            print(f"the operator was not told: {error}", file=sys.stderr)
+            print(f"the report to the operator failed: {error}", file=sys.stderr)
+
+    async def finish(self) -> None:
+        """Wait until each order has its answer and each line is posted."""
+        while self.deliveries:
+            await asyncio.gather(*self.deliveries)
+        await self.lines.join()
+
+    def background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do *work* beside everything else."""
+        task = asyncio.create_task(work)
+        self.deliveries.add(task)
+        task.add_done_callback(self.deliveries.discard)
+
+    def left_s(self, order: dict[str, Any]) -> float:
+        """Return the seconds within which the order is still wanted."""
+        return max(1.0, float(order["until"]) - time.time())
 
     def save(self) -> None:
-        """Write all open orders down, whole or not at all."""
+        """Write all open orders to the file in one step."""
         partial = self.file.with_suffix(".partial")
         partial.write_text(json.dumps(self.orders))
         partial.replace(self.file)
 
 
+def _same_name(one: str, other: str) -> bool:
+    return one.casefold() == other.lstrip("@").casefold()
+
+
+def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Return what the command line says; *parser* may have arguments of its own."""
+    defaults = Limits()
+    parser.add_argument(
+        "--url", default=os.environ.get("ANIME_STUDIO_URL", DEFAULT_URL), help="address of the studio"
+    )
+    parser.add_argument(
+        "--overlay", default=os.environ.get("ANIME_STUDIO_CHANNEL"), help="the overlay's channel"
+    )
+    parser.add_argument(
+        "--blocklist", type=Path, action="append", default=[], help="a file of words of your own"
+    )
+    parser.add_argument(
+        "--cooldown-s", type=float, default=defaults.cooldown_s, help="between orders of a viewer"
+    )
+    parser.add_argument("--per-viewer", type=int, default=defaults.per_viewer, help="open orders of a viewer")
+    parser.add_argument("--open-orders", type=int, default=defaults.open_orders, help="open orders of all")
+    parser.add_argument("--deadline-s", type=float, default=90.0, help="within which a clip is still wanted")
+    return parser.parse_args()
+
+
+def bot_of(
+    given: argparse.Namespace, studio: AsyncStudioClient, say: Callable[[str], Awaitable[None]]
+) -> Bot:
+    """Return the bot that the command line describes."""
+    limits = Limits(cooldown_s=given.cooldown_s, per_viewer=given.per_viewer, open_orders=given.open_orders)
+    return Bot(
+        studio,
+        say,
+        Path("bot-orders.json"),
+        given.overlay,
+        limits=limits,
+        blocklist=Blocklist.read(SHIPPED, *given.blocklist),
+        deadline_s=given.deadline_s,
+    )
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """Run the bot until it ends; Ctrl-C stops it with one line."""
+    try:
+        asyncio.run(work)
+    except KeyboardInterrupt:
+        print("stopped; open orders go on at the next start", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        sys.exit(f"{error.filename or 'the bot'}: {error.strerror or error}")
+
+
 async def main() -> None:
-    """Chat on standard input until it ends, then see the open orders through."""
+    """Chat on standard input until it ends, then deliver the open orders."""
+    given = options(
+        argparse.ArgumentParser(description="A chat bot on standard input and output; you are a moderator.")
+    )
 
     async def say(line: str) -> None:
         print(line, flush=True)
 
-    async with AsyncStudioClient(os.environ.get("ANIME_STUDIO_URL", DEFAULT_URL)) as studio:
-        bot = Bot(studio, say, Path("bot-orders.json"), os.environ.get("ANIME_STUDIO_CHANNEL"))
+    async with AsyncStudioClient(given.url) as studio:
+        bot = bot_of(given, studio, say)
         while line := await asyncio.to_thread(sys.stdin.readline):
-            bot.hear("you", line.strip())
-        await asyncio.gather(*bot.deliveries)
+            bot.hear("you", line, is_moderator=True)
+        await bot.finish()
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    run(main())
