@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from anime_studio.checkpoints.store import locate
 from anime_studio.core.clip import plan
 from anime_studio.core.recipes import DEMO
-from anime_studio.engine.engine import load_engine
-from anime_studio.weights import locate
+from anime_studio.engine.startup import start_engine
 from common.schemas import GenerateRequest
 
 PROMPTS = (
@@ -27,7 +27,7 @@ COLUMNS = 3
 
 def main() -> None:
     """Draw, and write the picture beside this file."""
-    engine = load_engine(DEMO, locate(DEMO, Path()).folder, device="cpu")
+    engine = start_engine(DEMO, locate(DEMO, Path()), device="cpu")
     clips = []
     for seed, prompt in enumerate(PROMPTS):
         spec = plan(GenerateRequest(prompt=prompt), DEMO, model_revision=DEMO.revision, seed=seed)

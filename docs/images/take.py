@@ -45,15 +45,22 @@ def take_studio(page: Page, url: str) -> None:
     """Draw the clips on the page, then picture it with the last one playing."""
     page.goto(url)
     page.wait_for_selector(".chip")
+    page.click("summary")
     for number, (prompt, seed) in enumerate(PROMPTS, start=1):
         page.fill("#prompt", prompt)
         page.fill("#seed", str(seed))
         page.click("#submit")
-        page.wait_for_selector(f".cut[data-state=succeeded] >> nth={number - 1}")
+        page.wait_for_selector(f".history-item[data-state=succeeded] >> nth={number - 1}")
         print(f"{number} of {len(PROMPTS)}: {prompt}", flush=True)  # noqa: T201
     page.wait_for_function("() => video.currentTime > 0.2")
     page.evaluate(
-        "() => { document.activeElement.blur(); scrollTo(0, 0); video.controls = false; video.currentTime = 2.5; }"
+        """() => {
+          document.querySelector("details").open = false;
+          document.activeElement.blur();
+          scrollTo(0, 0);
+          video.controls = false;
+          video.currentTime = 2.5;
+        }"""
     )
     page.wait_for_timeout(700)
     save(page, "studio.png", full_page=True)
@@ -63,10 +70,13 @@ def take_overlay(page: Page, url: str) -> None:
     """Send one clip to a channel and picture the overlay as it plays."""
     channel = f"show-{secrets.token_hex(16)}"
     prompt, seed = PROMPTS[-1]
-    request = {"prompt": prompt, "seed": seed, "channel": channel}
+    request = {"prompt": prompt, "seed": seed, "channel": channel, "requested_by": "mia"}
     httpx.post(f"{url}/generate", json=request, timeout=300).raise_for_status()
-    page.goto(f"{url}/overlay?channel={channel}")
+    request |= {"prompt": PROMPTS[1][0], "requested_by": "kenji"}
+    httpx.post(f"{url}/generate", json=request, headers={"Prefer": "respond-async"}).raise_for_status()
+    page.goto(f"{url}/overlay?channel={channel}&caption=who,prompt&loop=1")
     page.wait_for_selector(".layer.shown")
+    page.wait_for_function("() => document.getElementById('next-stage').textContent.startsWith('Drawing')")
     page.wait_for_timeout(1500)
     save(page, "overlay.png")
 
