@@ -3,7 +3,9 @@
 1. `loading_ways make` writes a checkpoint with random weights at full shape and prepares it.
 2. `snapshot_child` holds the loaded, warm engine. It sleeps, is suspended (the driver moves its GPU memory to host
    memory) and resumed. Then it wakes up, checks its weights and runs denoise steps or generates clips.
-3. `loading_ways measure` times every way from files or host memory to the device.
+3. `starts` starts an engine without a snapshot and from host memory, with the kernels that step 2 compiled in torch's cache,
+   and the text encoder on a CPU.
+4. `loading_ways measure` times every way from files or host memory to the device.
 
 The table adds the time to read each way's bytes from storage.
 
@@ -146,7 +148,7 @@ class Report:
 
     def __init__(self, out: Path | None) -> None:
         self._out = out
-        self.result: dict[str, Any] = {"making": [], "loading": []}
+        self.result: dict[str, Any] = {"making": [], "starts": [], "loading": []}
 
     def add(self, **values: Any) -> None:
         """Add *values* to the result and write it; times at a tiny shape are no result and are not written."""
@@ -188,6 +190,14 @@ def make(report: Report, models: Path, *, cpu: bool, commit: str) -> None:
             report.add(**row | ({"commit": commit} if commit else {}))
         else:
             report.add(making=[*report.result["making"], row])
+
+
+def measure_starts(report: Report, models: Path, *, cpu: bool) -> None:
+    """Time each start in a process of its own."""
+    for kind in ("cpu", "plain", "text"):
+        with report.step(f"start {kind}"):
+            for row in _lines(kind, str(models), cpu=cpu, module="starts"):
+                report.add(starts=[*report.result["starts"], row])
 
 
 def measure_loading(report: Report, models: Path, *, cpu: bool, deadline_s: float) -> None:
@@ -235,6 +245,7 @@ def main() -> None:
         with report.step("snapshot"):
             end = begun + SNAPSHOT_SHARE * asked.deadline_s
             measure_snapshot(report, models, cpu=asked.cpu, cycles=asked.cycles, end=end)
+        measure_starts(report, models, cpu=asked.cpu)
         with report.step("loading"):
             left = asked.deadline_s - (time.monotonic() - begun)
             measure_loading(report, models, cpu=asked.cpu, deadline_s=max(0.0, left - RESERVE_S))
@@ -242,17 +253,17 @@ def main() -> None:
     print(json.dumps(report.result, indent=2))
 
 
-def _lines(act: str, *given: str, cpu: bool) -> Iterator[dict[str, Any]]:
-    """Yield the lines of `loading_ways`."""
+def _lines(act: str, *given: str, cpu: bool, module: str = "loading_ways") -> Iterator[dict[str, Any]]:
+    """Yield the lines of *module*."""
     process = subprocess.Popen(
-        _command("loading_ways", act, *given, cpu=cpu), stdout=subprocess.PIPE, text=True, cwd=ROOT
+        _command(module, act, *given, cpu=cpu), stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("{"):
             yield json.loads(line)
     if process.wait() != 0:
-        raise RuntimeError(f"loading_ways {act} ended with {process.returncode}")
+        raise RuntimeError(f"{module} {act} ended with {process.returncode}")
 
 
 def _command(module: str, *given: str, cpu: bool) -> list[str]:

@@ -1,4 +1,6 @@
-"""Every way to load an engine's weights, from files or from host memory, timed in one process.
+"""Every way to load a GPU container's weights, from files or from host memory, timed in one process.
+
+That is the denoiser and the VAE: the text is encoded in a container of its own (ADR 22).
 
 `make` writes a checkpoint with random weights and prepares it. `measure` loads it in each way, first without its files in
 the page cache, then with them. Each result, or error, is printed as a line of JSON at once. `cold_start` runs both, each in
@@ -29,15 +31,12 @@ from safetensors.torch import load_file  # noqa: E402
 
 from anime_studio.checkpoints.manifest import Packing  # noqa: E402
 from anime_studio.checkpoints.prepared import prepared_folder  # noqa: E402
-from anime_studio.checkpoints.safetensors_header import read_header  # noqa: E402
 from anime_studio.checkpoints.store import Checkpoint  # noqa: E402
 from anime_studio.core.recipes import FASTWAN_3STEP, TINY_RANDOM, Recipe  # noqa: E402
-from anime_studio.engine.acceleration import Acceleration, TextWeights, packing_for  # noqa: E402
+from anime_studio.engine.acceleration import Acceleration, packing_for, without_text  # noqa: E402
 from anime_studio.engine.loading.components import Components, load_components  # noqa: E402
-from anime_studio.engine.loading.from_shards import open_prepared  # noqa: E402
 from anime_studio.engine.loading.prepare import prepare  # noqa: E402
 from anime_studio.engine.loading.tiny_random import write_checkpoint, write_tiny_random  # noqa: E402
-from anime_studio.engine.memory.layer_streaming import host_buffer_for  # noqa: E402
 from anime_studio.engine.startup import options_for  # noqa: E402
 from benchmarks.engine.bench import machine_and_versions  # noqa: E402
 from benchmarks.engine.sides import full_work, in_bfloat16  # noqa: E402
@@ -57,7 +56,7 @@ class Target:
     Attributes:
         checkpoint: With random weights.
         device: Where to.
-        options: Those of the engine; on a CPU the ones that load as on a GPU, so that every line runs.
+        options: Those of an engine whose text is encoded elsewhere.
     """
 
     checkpoint: Checkpoint
@@ -84,11 +83,7 @@ def target_in(models: Path, *, cpu: bool) -> Target:
     """Return what `make` writes under *models*, and where it is loaded to."""
     recipe = recipe_for(cpu=cpu)
     device = CPU if cpu else torch.device("cuda", 0)
-    options = options_for(recipe, device)
-    if cpu:
-        options = replace(
-            options, text_weights=TextWeights.INT8, text_embedding_on_cpu=True, text_streamed=True
-        )
+    options = without_text(options_for(recipe, device))
     return Target(Checkpoint.at(models / recipe.name / REVISION), device, options)
 
 
@@ -116,35 +111,27 @@ def make(target: Target) -> Iterator[dict[str, Any]]:
 def plain(target: Target) -> Components:
     """The checkpoint as fetched, packed on its way to the device."""
     unprepared = replace(target.checkpoint, prepared_base=target.checkpoint.folder / "nothing")
-    return load_components(unprepared, target.device, target.options)
+    return load_components(unprepared, target.device, target.options, with_text=False)
 
 
 def prepared(target: Target) -> Components:
     """The prepared checkpoint."""
-    return load_components(target.checkpoint, target.device, target.options)
+    return load_components(target.checkpoint, target.device, target.options, with_text=False)
 
 
 def safetensors_alone(target: Target) -> list[dict[str, torch.Tensor]]:
-    """The same shards by the library's reader, file after file: tensors, no models; the table to host memory."""
-    shards = sorted(target.prepared.rglob("*.safetensors"))
-    table = {shard for shard in shards if "shared.weight" in read_header(shard)}
-    return [load_file(shard, device=str(CPU if shard in table else target.device)) for shard in shards]
+    """The same shards by the library's reader, file after file: tensors, no models."""
+    return [load_file(shard, device=str(target.device)) for shard in _shards_in(target.prepared)]
 
 
 class FromHostMemory:
-    """What a CPU memory snapshot leaves to do: copy the device's tensors from host memory to new device memory.
-
-    The embedding table and the text encoder's streamed layers stay in host memory anyway.
-    """
+    """What a CPU memory snapshot leaves to do: copy the device's tensors from host memory to new device memory."""
 
     def __init__(self, target: Target, *, pinned: bool) -> None:
-        components = prepared(target)
-        models = (components.text_encoder, components.transformer, components.vae)
-        tensors = [tensor.detach() for model in models for tensor in model.state_dict().values()]
-        # Streamed layers share two buffers, which count once.
-        unique = {tensor.data_ptr(): tensor for tensor in tensors if tensor.device.type == target.device.type}
+        models = prepared(target).models.values()
+        tensors = [tensor.detach().cpu() for model in models for tensor in model.state_dict().values()]
         pinned = pinned and target.device.type == "cuda"
-        self._tensors = [tensor.cpu().pin_memory() if pinned else tensor.cpu() for tensor in unique.values()]
+        self._tensors = [tensor.pin_memory() if pinned else tensor for tensor in tensors]
 
     def __call__(self, target: Target) -> list[torch.Tensor]:
         """Copy."""
@@ -160,7 +147,6 @@ def measure(target: Target, deadline_s: float) -> Iterator[dict[str, Any]]:
     begun = time.perf_counter()
     torch.zeros(1, device=target.device)
     yield {"step": "process", "import_s": IMPORT_S, "device_s": time.perf_counter() - begun}
-    yield {"step": "parts of a load", **_parts(target)}
     source, shards = target.checkpoint.folder, target.prepared
     ways: list[tuple[str, Path | None, Callable[[], Callable[[Target], Any]]]] = [
         ("prepared layout", shards, lambda: prepared),
@@ -215,20 +201,6 @@ def _once(target: Target, load: Callable[[Target], Any]) -> dict[str, float]:
     return {"seconds": seconds, **held}
 
 
-def _parts(target: Target) -> dict[str, float]:
-    """Return the seconds of what no bandwidth shortens: empty models and headers, and pinning buffers for the layers."""
-    begun = time.perf_counter()
-    empty, _ = open_prepared(target.prepared, target.packing)
-    built = time.perf_counter()
-    layers = empty["text_encoder"].encoder.block
-    buffers = [host_buffer_for(layer, pinned=target.device.type == "cuda") for layer in layers]
-    seconds = time.perf_counter() - built
-    pinned_bytes = sum(buffer.nbytes for buffer, _ in buffers)
-    del buffers
-    _free_caches()
-    return {"empty_models_s": built - begun, "pin_s": seconds, "pinned_bytes": pinned_bytes}
-
-
 def _free_caches() -> None:
     """Free what allocators cache, so that no run reuses the memory of the one before."""
     gc.collect()
@@ -245,7 +217,7 @@ def _wait(target: Target) -> None:
 
 def _empty_page_cache(folder: Path) -> None:
     os.sync()  # dirty pages are not dropped
-    for path in folder.rglob("*.safetensors"):
+    for path in _shards_in(folder):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -262,8 +234,13 @@ def _read_from_storage() -> int | None:
         return None
 
 
+def _shards_in(folder: Path) -> list[Path]:
+    """Return the files that hold a GPU container's weights."""
+    return sorted(path for part in ("transformer", "vae") for path in (folder / part).rglob("*.safetensors"))
+
+
 def _bytes_in(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+    return sum(path.stat().st_size for path in _shards_in(folder))
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ def test_every_way_to_be_ready_has_its_row(tmp_path):
     result = json.loads(done.stdout)
     assert not [key for key in result if key.endswith("error_message")]
     assert not [row for row in result["loading"] if "error_message" in row]
+    assert [row["start"] for row in result["starts"]] == ["cpu", "plain", "text"]
     assert result.keys() >= {"device", "date", "commit", "versions"}
     assert [row["way"] for row in result["readiness"]] == [
         "resume a snapshot", "prepared layout", "safetensors alone", "host memory, pageable", "host memory, pinned",
