@@ -24,8 +24,8 @@ from anime_studio.core.recipes import FASTWAN_3STEP
 from anime_studio.engine.acceleration import PLAIN, Acceleration, Attention
 from anime_studio.engine.denoiser.model import Denoiser, denoiser_for
 from anime_studio.engine.startup import options_for
-from benchmarks import RESULTS
-from benchmarks.engine.bench import GIB, card_in, machine_and_versions, relative_l2
+from benchmarks import RESULTS, card_in
+from benchmarks.engine.bench import GIB, machine_and_versions, relative_l2
 from benchmarks.engine.sides import cast_transformer, full_transformer
 
 DEVICE = torch.device("cuda", 0)

@@ -8,7 +8,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from anime_studio.engine.decoder.streaming import StreamingDecoder
+from benchmarks import card_in
 from benchmarks.engine.sides import Diffusers, Work
 
 GIB = 1024**3
@@ -140,11 +141,6 @@ def machine_and_versions(device: torch.device) -> dict[str, Any]:
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "av")}
         | {"python": platform.python_version(), "cudnn": torch.backends.cudnn.version() if cuda else None},
     }
-
-
-def card_in(result: Mapping[str, Any]) -> str:
-    """Return the card of a result's device as file names have it: `h100` of `NVIDIA H100 80GB HBM3`."""
-    return next(word for word in result["device"].lower().split() if any(map(str.isdigit, word)))
 
 
 def _commit() -> str:

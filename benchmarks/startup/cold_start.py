@@ -33,7 +33,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks import RESULTS, ROOT
+from benchmarks import RESULTS, ROOT, card_in
 
 STORAGE_BYTES_PER_S = (0.2e9, 3e9, 6e9)
 """A slow download, a measured restore, and a fast restore of published GPU snapshots."""
@@ -156,7 +156,7 @@ class Report:
         self.result["readiness"] = readiness(self._ways())
         if self._out is not None and self.on_gpu:
             self._out.mkdir(parents=True, exist_ok=True)
-            path = self._out / f"cold_start_{self.result['device'].split()[-1].lower()}.json"
+            path = self._out / f"cold_start_{card_in(self.result)}.json"
             path.write_text(json.dumps(self.result, indent=2) + "\n", encoding="utf-8")
 
     @property
@@ -177,8 +177,8 @@ class Report:
         rows = [row for row in self.result["loading"] if "warm_s" in row]
         ways = [(row["way"], row["warm_s"], row["bytes"]) for row in rows]
         if "resume_probe_s" in self.result:
-            saved_bytes = self.result["gpu_bytes"] + self.result["host_memory_bytes"]
-            ways.insert(0, ("resume a snapshot", self.result["resume_probe_s"]["p50"], saved_bytes))
+            resumed = (self.result["resume_probe_s"]["p50"], self.result["snapshot_bytes"])
+            ways.insert(0, ("resume a snapshot", *resumed))
         return ways
 
 
@@ -210,7 +210,8 @@ def measure_snapshot(report: Report, models: Path, *, cpu: bool, cycles: int, en
     """Suspend and resume a child that holds the engine, as often as there is time for."""
     child = Child(models, cpu=cpu)
     try:
-        report.add(**child.ready, gpu_gib=child.ready["gpu_bytes"] / GIB)
+        saved_bytes = child.ready["gpu_bytes"] + child.ready["host_memory_bytes"]
+        report.add(**child.ready, gpu_gib=child.ready["gpu_bytes"] / GIB, snapshot_bytes=saved_bytes)
         checkpoint = DriverCheckpoint(child.pid) if report.on_gpu else None
         done: list[dict[str, float]] = []
         while len(done) < cycles and (time.monotonic() < end or not done):
