@@ -233,6 +233,51 @@ class TestExpiry:
         assert first + rest.content == whole
 
 
+BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+
+
+class TestDeadLinksInABrowser(SharedServer):
+    """A person who opens a link that has died reads words; a program still gets the problem."""
+
+    @pytest.mark.parametrize(
+        ("changes", "status", "words"),
+        [
+            ({"signature": None}, 403, "This link is not complete"),
+            ({"signature": "A" * 43}, 403, "This link is not complete"),
+            ({"dl": "2"}, 400, "This link is not complete"),
+        ],
+    )
+    def test_an_altered_link_is_a_page(self, http, clip, changes, status, words):
+        answer = http.get(changed(clip.url, **changes), headers=BROWSER)
+
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "text/html; charset=utf-8")
+        assert f"<h1>{words}</h1>" in answer.text
+        assert "$" not in answer.text
+        assert "script" not in answer.text
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert answer.headers["vary"] == "Accept"
+
+    def test_a_program_a_player_and_a_poster_get_the_problem(self, http, clip):
+        for accept in ("*/*", "video/webm,video/ogg,video/*;q=0.9,*/*;q=0.5", "application/json, text/html"):
+            answer = http.get(changed(clip.url, signature=None), headers={"Accept": accept})
+            assert code_of(answer) == (403, "url_invalid")
+        answer = http.get(changed(clip.poster_url, signature=None), headers=BROWSER)
+        assert code_of(answer) == (403, "url_invalid")
+
+
+class TestExpiredInABrowser:
+    def test_expired_then_gone_each_in_its_words(self, rig, http):
+        job, clip = make_clip(rig, http)
+        rig.clock.ahead += timedelta(seconds=901)
+        expired = http.get(clip.url, headers=BROWSER)
+        assert (expired.status_code, "This link has expired" in expired.text) == (403, True)
+
+        _, fresh = read(http, job.job_id)
+        assert http.delete(f"/v1/videos/{job.job_id}").is_success
+        gone = http.get(fresh.url, headers=BROWSER)
+        assert (gone.status_code, "This clip is gone" in gone.text) == (410, True)
+
+
 class TestRefusals(SharedServer):
     @pytest.mark.parametrize(
         ("changes", "refusal"),

@@ -53,6 +53,14 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: _problem(status) for status in statuses}
 
 
+def problems_or_pages(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe error answers that are pages for a browser."""
+    described = problems(*statuses)
+    for answer in described.values():
+        answer["content"] |= {"text/html": {"schema": {"type": "string"}}}
+    return described
+
+
 def _problem(status: int) -> dict[str, Any]:
     described: dict[str, Any] = {
         "description": _MEANINGS[status],

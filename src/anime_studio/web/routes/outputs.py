@@ -23,12 +23,14 @@ from anime_studio.core.errors import ClipGoneError, ClipUrlError
 from anime_studio.core.jobs import Asset, ClipFile
 from anime_studio.core.signing import ClipLink
 from anime_studio.core.studio import Studio
+from anime_studio.web.accept import prefers_html
 from anime_studio.web.deps import MetricsDep, StudioDep
 from anime_studio.web.metrics import Metrics
 from anime_studio.web.middleware.request_context import context_of
-from anime_studio.web.openapi_extras import header, problems
+from anime_studio.web.openapi_extras import header, problems, problems_or_pages
 from anime_studio.web.problems import answer, status_problem
 from anime_studio.web.ranges import RangeNotSatisfiableError, matches_etag, satisfiable
+from anime_studio.web.routes.dead_link import dead_link_page
 from common.schemas import CLIP_ID_PATTERN
 
 router = APIRouter(tags=["clips"])
@@ -96,8 +98,8 @@ async def _describe_query(
     """Describe the query in the OpenAPI document; the signer reads the raw query, to see duplicates."""
 
 
-def _file_answers(media_type: str) -> dict[int | str, dict[str, Any]]:
-    binary = {media_type: {"schema": {"type": "string", "format": "binary"}}}
+def _file_answers(asset: Asset) -> dict[int | str, dict[str, Any]]:
+    binary = {asset.content_type: {"schema": {"type": "string", "format": "binary"}}}
     headers = {
         "Accept-Ranges": header("Always `bytes`.", None, "bytes"),
         "ETag": header("The file's SHA-256, in quotes.", None, f'"{"0" * 64}"'),
@@ -113,7 +115,8 @@ def _file_answers(media_type: str) -> dict[int | str, dict[str, Any]]:
             "headers": headers | content_range,
         },
         304: {"description": "The caller's copy is still right"},
-        **problems(400, 403, 410, 416, 500, 503),
+        **problems(416, 500, 503),
+        **(problems_or_pages if asset is Asset.VIDEO else problems)(400, 403, 410),
     }
 
 
@@ -130,7 +133,7 @@ def _serves(path: str, asset: Asset) -> Callable[[Endpoint], Endpoint]:
             method(
                 path,
                 response_class=Response,
-                responses=_file_answers(asset.content_type),
+                responses=_file_answers(asset),
                 dependencies=[Depends(_describe_query)],
             )(endpoint)
         router.options(path, include_in_schema=False)(_preflight)
@@ -155,7 +158,10 @@ async def _serve(request: Request, studio: Studio, metrics: Metrics, clip_id: st
     try:
         return await serve_clip(request, studio, metrics, clip_id, asset, request.query_params.multi_items())
     except ClipUrlError as error:
-        return answer(request, error.problem(context_of(request).request_id), _CORS)
+        problem = error.problem(context_of(request).request_id)
+        if asset is Asset.VIDEO and prefers_html(request.headers.get("accept", "")):
+            return dead_link_page(request, problem)
+        return answer(request, problem, _CORS)
 
 
 async def serve_clip(

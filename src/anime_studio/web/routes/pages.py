@@ -58,6 +58,11 @@ def page_response(request: Request, name: str, *, policy: str | None = None, var
     return _file_response(request, name, headers | ({"Vary": vary} if vary else {}))
 
 
+def page_text(name: str) -> str:
+    """Return one of the HTML pages as text, for a route that fills it in."""
+    return _files()[name].content.decode()
+
+
 @router.api_route("/", methods=["GET", "HEAD"])
 async def studio_page(request: Request) -> Response:
     """Return the studio page."""

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from anime_studio.core.show import recipe_card, summarise
+from anime_studio.web.accept import prefers_html
 from anime_studio.web.deps import MetricsDep, OptionsDep, StudioDep, refuse_other_sites
 from anime_studio.web.openapi_extras import problems
 from anime_studio.web.routes.pages import page_response
@@ -48,7 +49,7 @@ async def status(
     ] = 0,
 ) -> Response:
     """Return p50 and p95 by stage, success rate, cold starts, backlog, spend, fallbacks and the last errors."""
-    if _prefers_html(request.headers.get("accept", "")):
+    if prefers_html(request.headers.get("accept", "")):
         return page_response(request, "status.html", vary="Accept")
     now, window = studio.clock.now(), timedelta(seconds=window_s)
     answer = summarise(
@@ -85,24 +86,3 @@ async def warm(studio: StudioDep) -> Readiness:
 async def recipe(studio: StudioDep) -> RecipeCard:
     """Return the recipe's sizes and bounds, all that a form or a bot needs to ask well."""
     return recipe_card(studio.recipe)
-
-
-def _prefers_html(accept: str) -> bool:
-    """Whether *accept* (RFC 9110, 12.5.1) names HTML above JSON; a wildcard is satisfied with JSON."""
-    qualities = {"text/html": 0.0, "application/json": 0.0}
-    for item in accept.split(","):
-        media_type, *parameters = (part.strip().lower() for part in item.split(";"))
-        if media_type in qualities:
-            qualities[media_type] = _quality(parameters)
-    return qualities["text/html"] > qualities["application/json"]
-
-
-def _quality(parameters: list[str]) -> float:
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name == "q":
-            try:
-                return float(value)
-            except ValueError:
-                return 0.0
-    return 1.0
