@@ -14,7 +14,7 @@ from anime_studio.core.errors import ConfigurationError
 
 PARTIAL: Final = ".partial"
 REPLACED: Final = ".replaced"
-LOCK: Final = ".preparing.lock"
+LOCK: Final = ".writing.lock"
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         OSError: The disk is full or fails.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _exclusive(target.parent):
+    with exclusive(target.parent):
         partial, replaced = (target.with_name(target.name + suffix) for suffix in (PARTIAL, REPLACED))
         for leftover in (partial, replaced):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -58,14 +58,19 @@ def fsync(path: Path) -> None:
 
 
 @contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold *folder* for one process that fetches or prepares weights in it.
+
+    Raises:
+        ConfigurationError: Another process holds it.
+    """
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigurationError(
-                f"another process is preparing weights in {folder}; wait for it, then run the same command again"
+                f"another process is fetching or preparing weights in {folder}; wait for it, then run the same command again"
             ) from None
         yield
     finally:

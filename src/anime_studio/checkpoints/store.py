@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Self
 
 from anime_studio import __version__
-from anime_studio.checkpoints.atomic_folder import PARTIAL
+from anime_studio.checkpoints.atomic_folder import PARTIAL, exclusive
 from anime_studio.checkpoints.hub import Listing, ModelHub
 from anime_studio.checkpoints.manifest import COMPLETE, Manifest, fixed_by
 from anime_studio.checkpoints.pipeline_files import needed, require_complete
@@ -190,18 +190,30 @@ def _revision_to_fetch(recipe: Recipe, models_dir: Path, hub: ModelHub, *, newes
 
 
 def _download(hub: ModelHub, listing: Listing, recipe: Recipe, folder: Path, report: Report) -> None:
-    partial = folder.with_name(f"{folder.name}{PARTIAL}")
-    partial.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(folder.parent):
+        partial = folder.with_name(f"{folder.name}{PARTIAL}")
+        _begin(partial, folder, listing)
+        with report.following(listing, partial):
+            hub.download(listing, partial)
+        with fixed_by(_not_of(recipe, listing)):
+            require_complete(partial, recipe)
+        publish(partial, folder)
+
+
+def _begin(partial: Path, folder: Path, listing: Listing) -> None:
+    """Make *partial* hold what another attempt, or *folder*, has of *listing*, and nothing else."""
+    partial.mkdir(exist_ok=True)
+    listed = {partial / file.path for file in listing.files}
+    for path in partial.rglob("*"):
+        notes_of_hub_client = path.relative_to(partial).parts[0] == ".cache"
+        if not (notes_of_hub_client or path.is_dir() or path in listed):
+            path.unlink()
     for file in listing.files:  # what is here and right is not downloaded again
         here, there = folder / file.path, partial / file.path
         if not there.exists() and file.is_at(here):
             there.parent.mkdir(parents=True, exist_ok=True)
             os.link(here, there)
-    with report.following(listing, partial):
-        hub.download(listing, partial)
-    with fixed_by(_not_of(recipe, listing)):
-        require_complete(partial, recipe)
-    publish(partial, folder)
 
 
 def _not_of(recipe: Recipe, listing: Listing) -> str:

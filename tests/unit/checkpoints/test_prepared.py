@@ -215,7 +215,7 @@ def test_a_kill_half_way_leaves_what_was_there_and_the_next_one_cleans_up(checkp
         partial = prepared_folder(checkpoint, CPU).name + ".partial"
         assert names(checkpoint) == ["random-0", partial]
 
-        with pytest.raises(ConfigurationError, match="another process is preparing weights"):
+        with pytest.raises(ConfigurationError, match="another process is fetching or preparing weights"):
             prepare(checkpoint, CPU)
         child.send_signal(signal.SIGKILL)
 

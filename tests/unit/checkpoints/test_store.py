@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from anime_studio.checkpoints import manifest, store
+from anime_studio.checkpoints.atomic_folder import exclusive
 from anime_studio.checkpoints.hub import ModelHub
 from anime_studio.checkpoints.manifest import Manifest
 from anime_studio.core.errors import (
@@ -235,6 +236,24 @@ def test_a_partial_folder_of_another_attempt_is_completed(hub, tmp_path):
 
     for name in (WEIGHTS, "vae/config.json"):
         assert (folder / name).read_bytes() == hub.repositories[REPO].commits[COMMIT][name]
+
+
+def test_what_another_attempt_left_and_the_hub_does_not_list_is_no_part_of_the_checkpoint(hub, tmp_path):
+    partial = tmp_path / FASTWAN_3STEP.name / f"{COMMIT}.partial"
+    (partial / "vae").mkdir(parents=True)
+    (partial / "vae/diffusion_pytorch_model.safetensors.index.json").write_text("{}")
+
+    checkpoint = fetch(hub, tmp_path)
+
+    assert sorted(checkpoint.folder.glob("vae/*.json")) == [checkpoint.folder / "vae/config.json"]
+
+
+def test_a_second_fetch_at_the_same_time_is_told_to_wait(hub, tmp_path):
+    (tmp_path / FASTWAN_3STEP.name).mkdir()
+    busy = pytest.raises(ConfigurationError, match="another process is fetching or preparing weights")
+    with exclusive(tmp_path / FASTWAN_3STEP.name), busy:
+        fetch(hub, tmp_path)
+    fetch(hub, tmp_path)
 
 
 @pytest.mark.parametrize("where", [WEIGHTS, "transformer/config.json", "/api/"])
