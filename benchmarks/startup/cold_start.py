@@ -192,9 +192,12 @@ def make(report: Report, models: Path, *, cpu: bool, commit: str) -> None:
             report.add(making=[*report.result["making"], row])
 
 
-def measure_starts(report: Report, models: Path, *, cpu: bool) -> None:
-    """Time each start in a process of its own."""
+def measure_starts(report: Report, models: Path, *, cpu: bool, end: float) -> None:
+    """Time each start in a process of its own, as long as there is time."""
     for kind in ("cpu", "plain", "text"):
+        if time.monotonic() > end:
+            report.add(**{f"start_{kind}_error_message": "no time was left"})
+            continue
         with report.step(f"start {kind}"):
             for row in _lines(kind, str(models), cpu=cpu, module="starts"):
                 report.add(starts=[*report.result["starts"], row])
@@ -246,7 +249,7 @@ def main() -> None:
         with report.step("snapshot"):
             end = begun + SNAPSHOT_SHARE * asked.deadline_s
             measure_snapshot(report, models, cpu=asked.cpu, cycles=asked.cycles, end=end)
-        measure_starts(report, models, cpu=asked.cpu)
+        measure_starts(report, models, cpu=asked.cpu, end=begun + asked.deadline_s)
         with report.step("loading"):
             left = asked.deadline_s - (time.monotonic() - begun)
             measure_loading(report, models, cpu=asked.cpu, deadline_s=max(0.0, left - RESERVE_S))

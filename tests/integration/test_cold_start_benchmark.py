@@ -18,6 +18,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, env=environment, cwd=ROOT)
 
 
+@pytest.mark.timeout(240)  # eight processes that import torch, one after another
 def test_every_way_to_be_ready_has_its_row(tmp_path):
     done = run("--out", str(tmp_path / "results"))
 
@@ -42,3 +43,6 @@ def test_a_way_without_time_has_an_error_in_its_row_and_the_others_go_on():
     assert result["cycles"] == 1
     late = [row for row in result["loading"] if "no time was left" in row.get("error_message", "")]
     assert len(late) >= 4
+    assert [result[f"start_{kind}_error_message"] for kind in ("cpu", "plain", "text")] == [
+        "no time was left"
+    ] * 3
