@@ -228,7 +228,7 @@ def test_a_stopped_server_requeues_its_job_closes_streams_and_exits_with_zero(se
     assert server.process.wait(PATIENCE_S) == 0
     assert not alive(worker)
     waiting = server.record(job["job_id"])
-    assert (waiting.state, waiting.attempts) == ("queued", 0)
+    assert (waiting.state, waiting.attempts) == ("queued", 0), waiting.error
     assert server.logged("job.requeued")
     assert server.logged("server.stopped")
 
