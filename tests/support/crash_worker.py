@@ -22,13 +22,19 @@ from common.schemas import ClipSpec, JobState, Stage
 CRASH_DIR = Path(os.environ["CRASH_DIR"])
 
 
+def is_planned(place: str) -> bool:
+    try:
+        return (CRASH_DIR / "at").read_text() == place
+    except FileNotFoundError:  # the test may delete it at any moment
+        return False
+
+
 def wait_if_planned(place: str) -> None:
-    at = CRASH_DIR / "at"
-    if at.exists() and at.read_text() == place:
+    if is_planned(place):
         partial = CRASH_DIR / "waiting.partial"
         partial.write_text(str(os.getpid()))
         partial.rename(CRASH_DIR / "waiting")
-        while at.exists() and at.read_text() == place:
+        while is_planned(place):
             select.select([], [], [], 0.01)  # libfaketime 0.9.10 breaks `time.sleep` while it moves the clock
 
 

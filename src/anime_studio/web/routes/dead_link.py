@@ -20,7 +20,7 @@ _KNOWN: Final = {
     "clip_gone": {
         "title": "This clip is gone",
         "reason": "Clips are kept for a while and then deleted, or their owner deletes them.",
-        "remedy": "The studio draws another from the same words in seconds.",
+        "remedy": "The studio can draw another from the same words.",
     },
 }
 _OTHER: Final = {
