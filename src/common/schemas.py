@@ -184,6 +184,13 @@ class GenerateRequest(_Request):
             examples=["tuesday-show-9f2c41d7"],
         ),
     ] = None
+    hold: Annotated[
+        bool,
+        Field(
+            description="Keep the finished clip off its channel until `POST /jobs/{job_id}/show`.",
+            examples=[False],
+        ),
+    ] = False
     requested_by: Annotated[
         str | None,
         Field(

@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.schemas import (
+    CLIP_ID_PATTERN,
     Clip,
     Cost,
     JobState,
@@ -75,6 +76,10 @@ class ChannelClips(_Answer):
     upcoming: Annotated[
         list[UpcomingClip],
         Field(description="The channel's next clips, at most 20: first the one being drawn."),
+    ] = []
+    hidden: Annotated[
+        list[Annotated[str, Field(pattern=CLIP_ID_PATTERN)]],
+        Field(description="Clips that were hidden, at most the last 100: show them no more.", examples=[[]]),
     ] = []
     now: Annotated[datetime, Field(description="The server's clock, UTC.", examples=["2026-11-23T20:00:05Z"])]
 

@@ -112,8 +112,37 @@ def test_clips_play_once_each_in_order_with_never_a_gap(
     assert page.evaluate("showing") == ["fallback", first, second, third, "fallback"]
     assert page.evaluate("gaps") == []
     until(lambda: signals(http).get("latency_observed") == 3)
-    until(lambda: signals(http).get("fallback_played") == 2)
+    assert "fallback_played" not in signals(http), "no clip was due"
     assert "playback_error" not in signals(http)
+
+
+def test_the_scene_counts_as_a_fallback_only_when_a_clip_was_due(
+    rig: ServerRig, http: httpx.Client, new_page: NewPage
+) -> None:
+    page = open_overlay(new_page, http, "&caption=prompt")
+    ask(http, 0)
+    page.wait_for_selector("#caption-next:not([hidden])")
+    clip_id = rig.render_next().clip_id
+    shows(page, clip_id)
+    falls_back(page)
+    ask(http, 1)
+    page.wait_for_selector("#caption-next:not([hidden])")
+    rig.fail_next()
+    until(lambda: signals(http).get("fallback_played") == 1)
+
+
+def test_a_held_clip_is_on_screen_once_it_is_shown_and_not_announced_before(
+    rig: ServerRig, http: httpx.Client, new_page: NewPage
+) -> None:
+    page = open_overlay(new_page, http, "&caption=prompt")
+    ask(http, 0, hold=True)
+    held = rig.render_next()
+    (free,) = render_clips(rig, http, 1)
+    shows(page, free)
+    falls_back(page)
+    assert http.post(f"/jobs/{held.job_id}/show").status_code == 200
+    shows(page, held.clip_id)
+    assert page.evaluate("showing").count(free) == 1
 
 
 def test_a_fade_that_began_late_ends_before_the_clip_beneath_it_goes(

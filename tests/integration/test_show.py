@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from anime_studio.client import JobNotFoundError, StudioClient
 from anime_studio.core.jobs import RenderedClip, StoredClip
 from anime_studio.on_laptop.clips import FolderClips
 from common.show import ChannelClips, RecipeCard, ShowStatus
@@ -88,6 +89,22 @@ def test_a_channel_gives_its_clips_in_order_with_links_that_open(rig: ServerRig,
     assert all(httpx.get(clip.clip.url).status_code == 200 for clip in clips)
     later = http.get(f"/channels/{CHANNEL}/clips", params={"after": clips[1].sequence}).json()
     assert [clip["prompt"] for clip in later["clips"]] == ["cat 2"]
+
+
+def test_a_held_clip_is_off_its_channel_and_unannounced_until_its_owner_shows_it(
+    rig: ServerRig, http: httpx.Client
+) -> None:
+    held = ask(http, channel=CHANNEL, prompt="held", hold=True)
+    channel = ChannelClips.model_validate(http.get(f"/channels/{CHANNEL}/clips").json())
+    assert channel.upcoming == []
+    rig.render_next()
+    assert http.get(f"/channels/{CHANNEL}/clips").json()["clips"] == []
+    assert http.get(f"/jobs/{held}").json()["clip"], "its owner sees it"
+    with StudioClient(str(http.base_url)) as studio:
+        assert studio.show_clip(held).job_id == held
+        assert [clip.prompt for clip in studio.channel_clips(CHANNEL).clips] == ["held"]
+        with pytest.raises(JobNotFoundError):
+            studio.show_clip("j_" + "0" * 32)
 
 
 def test_a_busy_channel_is_read_in_pages_even_past_clips_that_were_swept(

@@ -11,13 +11,12 @@ import pytest
 from grpclib import Status
 
 from anime_studio.core.errors import IdempotencyConflictError, JobCancelledError, StorageError
-from anime_studio.core.jobs import Backlog, IdempotencyKey, JobRecord, StoredClip
-from anime_studio.core.pricing import UNBILLED, receipt
+from anime_studio.core.jobs import Backlog, IdempotencyKey, JobRecord
 from anime_studio.on_modal.dicts import JobDicts
 from anime_studio.on_modal.job_store import ModalJobs
 from anime_studio.on_modal.worker_store import ModalWorkerStore
-from common.schemas import JobState, Progress, Stage, Timings
-from support.jobs import HandClock, new_job
+from common.schemas import JobState, Progress, Stage
+from support.jobs import HandClock, new_job, succeeded
 from support.modal_plane import ControlPlane, DeployedApp
 
 KEY = IdempotencyKey("show-0042", "a" * 64)
@@ -33,7 +32,7 @@ def plane(control_plane: ControlPlane) -> Iterator[ControlPlane]:
 
 @pytest.fixture
 def dicts(plane: ControlPlane) -> JobDicts:
-    names = ("jobs", "ended", "keys")
+    names = ("jobs", "ended", "keys", "show")
     return JobDicts(*(modal.Dict.from_name(name, create_if_missing=True) for name in names))
 
 
@@ -69,21 +68,6 @@ def worker_store(
     return ModalWorkerStore(dicts, call_id, clock=clock, max_attempts=max_attempts)
 
 
-def success(job: JobRecord, clock: HandClock) -> JobRecord:
-    clip = {
-        "clip_id": job.clip_id,
-        "size_bytes": 1,
-        "sha256": "0" * 64,
-        "poster_size_bytes": 1,
-        "poster_sha256": "1" * 64,
-    }
-    shape = {"width": 48, "height": 32, "num_frames": 17, "fps": 16}
-    timings = Timings(start_s=0.1, text_s=0.1, denoise_s=1.0, decode_s=0.5, store_s=0.1, total_s=1.8)
-    return job.succeeded(
-        StoredClip.model_validate(clip | shape), timings, receipt(timings, UNBILLED), clock.now()
-    )
-
-
 def cancelled(job: JobRecord):
     return JobCancelledError(f"job {job.job_id} was cancelled by its owner").problem("r_test")
 
@@ -115,7 +99,7 @@ async def test_a_job_goes_from_submitted_to_rendered_and_every_side_sees_the_sam
         step = claimed.progressed(Stage.DENOISE, Progress(step=2, total_steps=3, fraction=0.5))
         await in_thread(gpu.save, step)
         await until(lambda: _is(jobs, step), "the step to be published")
-        final = success(step, clock)
+        final = succeeded(step, clock.now())
         await in_thread(gpu.save, final)
     assert await jobs.get(job.job_id) == final
     assert await store(dicts, clock, []).get(job.job_id) == final, "in another web container"
@@ -174,7 +158,7 @@ async def test_a_running_job_hears_of_its_cancel_and_the_first_end_stands(
         await in_thread(gpu.save, claimed.cancelled(cancelled(job), clock.now()))
     ended = await jobs.get(job.job_id)
     assert ended is not None and ended.state is JobState.CANCELLED
-    assert await jobs.end(success(claimed, clock)) == ended, "a final job never changes again"
+    assert await jobs.end(succeeded(claimed, clock.now())) == ended, "a final job never changes again"
 
 
 async def test_a_job_taken_away_is_claimed_again_by_its_own_call_and_by_no_other(
@@ -217,7 +201,7 @@ async def test_changes_yield_each_state_and_end_with_the_end(
             if newer.state is JobState.QUEUED:
                 assert await in_thread(gpu.claim, job) is not None
             elif newer.state is JobState.RUNNING:
-                await in_thread(gpu.save, success(newer, clock))
+                await in_thread(gpu.save, succeeded(newer, clock.now()))
     assert states == [JobState.QUEUED, JobState.RUNNING, JobState.SUCCEEDED]
 
 
@@ -228,6 +212,49 @@ async def test_an_end_that_a_web_container_wrote_reaches_a_caller_that_has_seen_
     await jobs.end(job.failed(cancelled(job), clock.now()))
     (ended,) = [job async for job in jobs.changes(job.job_id, after=9)]
     assert ended.state.final and ended.version == 10
+
+
+async def test_a_held_clip_is_shown_as_the_newest_and_a_hidden_one_only_by_the_operator(
+    jobs: ModalJobs, dicts: JobDicts, clock: HandClock
+):
+    channel, ended = "channel-of-the-show-0", {}
+    for prompt, hold in (("held", True), ("free", False)):
+        job = await jobs.add(new_job(prompt, created_at=clock.advance(1), channel=channel, hold=hold), None)
+        with worker_store(dicts, clock) as gpu:
+            claimed = await in_thread(gpu.claim, job)
+            ended[prompt] = succeeded(claimed, clock.now())
+            await in_thread(gpu.save, ended[prompt])
+
+    async def shown(after: int | None = None) -> list[str]:
+        page = await jobs.channel_clips(channel, after)
+        return [clip.job.spec.prompt for clip in page.clips if after is None or clip.sequence > after]
+
+    assert await shown() == ["free"]
+    assert await jobs.show.hidden(list(ended.values())) == {ended["held"].clip_id}
+    newest = (await jobs.channel_clips(channel, None)).clips[-1].sequence
+    clock.advance(60)
+    for _ in range(2):
+        await jobs.show.show(ended["held"], clock.advance(1), even_hidden=False)
+    assert await shown(newest) == ["held"]
+    assert await shown() == ["free", "held"]
+    await jobs.show.hide(ended["held"])
+    await jobs.show.show(ended["held"], clock.now(), even_hidden=False)
+    assert await shown() == ["free"]
+    assert await jobs.show.hidden_on(channel) == [ended["held"].clip_id]
+    other = store(dicts, clock, [])
+    assert await other.show.hidden_on(channel) == [ended["held"].clip_id], "every web container knows"
+    await other.show.show(ended["held"], clock.advance(1), even_hidden=True)
+    assert await shown() == ["free", "held"]
+    assert await jobs.of_clip(ended["free"].clip_id) == ended["free"]
+    assert await jobs.of_clip("c_" + "0" * 32) is None
+
+
+async def test_a_pause_and_the_days_costs_are_kept(jobs: ModalJobs, dicts: JobDicts, clock: HandClock):
+    await jobs.show.pause(paused=True)
+    assert await store(dicts, clock, []).show.paused()
+    await jobs.show.note_spent({"2026-10-01": 1.0, "2026-11-22": 0.5}, oldest_day="2026-11-01")
+    await jobs.show.note_spent({"2026-11-22": 0.2, "2026-11-23": 0.1}, oldest_day="2026-11-01")
+    assert await jobs.show.spent_before() == {"2026-11-22": 0.5, "2026-11-23": 0.1}
 
 
 async def test_lists_hold_ended_jobs_and_queue_positions_those_that_wait(
@@ -246,7 +273,7 @@ async def test_lists_hold_ended_jobs_and_queue_positions_those_that_wait(
         assert claimed is not None
         assert [await jobs.queue_position(job) for job in (claimed, *waiting[1:])] == [None, 0, 1]
         clock.advance(10)
-        final = success(claimed, clock)
+        final = succeeded(claimed, clock.now())
         await in_thread(gpu.save, final)
     assert await jobs.finished_since(clock.now() - timedelta(seconds=5)) == [final]
     assert await jobs.finished_since(clock.now() + timedelta(seconds=1)) == []
@@ -282,7 +309,7 @@ async def test_the_cleaner_forgets_old_jobs_and_ends_those_never_launched(
     with worker_store(dicts, clock) as gpu:
         claimed = await in_thread(gpu.claim, done)
         assert claimed is not None
-        await in_thread(gpu.save, success(claimed, clock))
+        await in_thread(gpu.save, succeeded(claimed, clock.now()))
     clock.advance(16 * 60)
     assert await jobs.sweep(timedelta(days=7)) == []
     ended = await store(dicts, clock, []).get(orphan.job_id)
@@ -322,7 +349,7 @@ async def test_progress_that_cannot_be_published_is_lost_and_the_end_is_not(
         plane.fail_next("DictUpdate", Status.INTERNAL, times=4)
         await in_thread(gpu.save, claimed.progressed(Stage.TEXT, Progress()))
         await until(lambda: _used_up(plane), "the faults to be met")
-        await in_thread(gpu.save, success(claimed, clock))
+        await in_thread(gpu.save, succeeded(claimed, clock.now()))
     ended = await jobs.get(job.job_id)
     assert ended is not None and ended.state is JobState.SUCCEEDED
 

@@ -163,6 +163,11 @@ def cancel(studio: Studio, job_id: str) -> Flow[Job]:
     return ask(studio, Send("DELETE", job_url(studio, job_id)), Job)
 
 
+def show_clip(studio: Studio, job_id: str) -> Flow[Job]:
+    """Put a held clip on its channel."""
+    return ask(studio, Send("POST", f"{job_url(studio, job_id)}/show"), Job)
+
+
 def warm(studio: Studio) -> Flow[Readiness]:
     """Ask for a ready worker; safe to repeat."""
     return ask(studio, Send("POST", f"{studio.url}/warm"), Readiness)

@@ -22,6 +22,7 @@ class Options(TypedDict, total=False):
     guidance_scale: float | None
     deadline_s: float | None
     channel: str | None
+    hold: bool
     requested_by: str | None
     source: str | None
     queue_depth: int | None

@@ -114,6 +114,10 @@ class StudioClient:
         """Cancel the job: a queued one at once, a running one at its next step. Safe to repeat."""
         return self._run(flows.cancel(self._studio, job_id))
 
+    def show_clip(self, job_id: str) -> Job:
+        """Put the clip of a job that was made with `hold` on its channel. Safe to repeat."""
+        return self._run(flows.show_clip(self._studio, job_id))
+
     def download(self, source: Job | Clip | str, path: str | Path, *, replace: bool = True) -> Path:
         """Save a clip at *path*; without *replace*, FileExistsError if a file is there. See `downloading.download`."""
         return self._run(download(self._studio, source, Path(path), replace=replace))

@@ -9,6 +9,9 @@
     │   ├── DeadlineUnmeetableError         deadline_unmeetable        409
     │   └── JobNotFoundError                job_not_found              404
     ├── QueueFullError                      queue_full                 429
+    ├── OrdersPausedError                   orders_paused              503
+    ├── BudgetSpentError                    budget_spent               503
+    ├── OperatorOnlyError                   operator_only              401
     ├── JobStoppedError              the job ended without a clip
     │   ├── JobCancelledError               job_cancelled              409
     │   ├── DeadlineExceededError           deadline_exceeded          409
@@ -134,6 +137,32 @@ class QueueFullError(AnimeStudioError):
     title = "The queue is full"
     status = 429
     retryable = True
+
+
+class OrdersPausedError(AnimeStudioError):
+    """The operator takes no new jobs for now; those that were accepted go on."""
+
+    code = "orders_paused"
+    title = "The show takes no orders for now"
+    status = 503
+    retryable = True
+
+
+class BudgetSpentError(AnimeStudioError):
+    """The day's or the month's budget is spent, so no GPU is woken."""
+
+    code = "budget_spent"
+    title = "The budget is spent"
+    status = 503
+    retryable = True
+
+
+class OperatorOnlyError(AnimeStudioError):
+    """Only the operator may see or do this, and the caller did not send the operator's key."""
+
+    code = "operator_only"
+    title = "Only the operator may do this"
+    status = 401
 
 
 class JobStoppedError(AnimeStudioError):

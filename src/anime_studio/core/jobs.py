@@ -129,6 +129,7 @@ class JobRecord(BaseModel):
     requested_by: str | None = None
     source: str | None = None
     channel: str | None = None
+    hold: bool = False
     deadline_at: datetime | None = None
     state: JobState = JobState.QUEUED
     stage: Stage | None = None
@@ -168,6 +169,7 @@ class JobRecord(BaseModel):
             requested_by=request.requested_by,
             source=request.source,
             channel=request.channel,
+            hold=request.hold,
             deadline_at=None if deadline_s is None else now + timedelta(seconds=deadline_s),
             notes=notes,
             created_at=now,

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -31,8 +31,40 @@ class Clock(Protocol):
         """Aware UTC time."""
 
 
+class ShowStore(Protocol):
+    """What the operator and the owners of jobs have decided about a show. A write is durable when its call returns."""
+
+    async def paused(self) -> bool:
+        """Whether new jobs are refused."""
+
+    async def pause(self, *, paused: bool) -> None:
+        """Refuse new jobs, or take them again."""
+
+    async def hide(self, job: JobRecord) -> None:
+        """Keep the job's clip off its channel, now and when the job ends."""
+
+    async def show(self, job: JobRecord, now: datetime, *, even_hidden: bool) -> None:
+        """Put a clip that is off its channel on it, as the newest there; before the job's end, when it ends.
+
+        Only the operator may show what the operator hid: *even_hidden*.
+        """
+
+    async def hidden(self, jobs: Sequence[JobRecord]) -> set[str]:
+        """Return the ids of those clips, of these jobs, that are kept off their channel."""
+
+    async def hidden_on(self, channel: str) -> Sequence[str]:
+        """Return the ids of the channel's clips that are hidden, at most the last 100."""
+
+    async def spent_before(self) -> Mapping[str, float]:
+        """Return the US dollars of days (`2026-11-27`, UTC) whose records may have been swept."""
+
+
 class JobStore(Protocol):
     """Where the web process stores and reads jobs. A write is durable when its call returns."""
+
+    @property
+    def show(self) -> ShowStore:
+        """What was decided about these jobs' clips."""
 
     async def add(
         self, job: JobRecord, idempotency: IdempotencyKey | None, *, max_queued: int | None = None
@@ -54,6 +86,9 @@ class JobStore(Protocol):
 
     async def get(self, job_id: str) -> JobRecord | None:
         """Return the newest version, or None when there is no such job."""
+
+    async def of_clip(self, clip_id: str) -> JobRecord | None:
+        """Return the ended job that made the clip, or None."""
 
     def changes(self, job_id: str, after: int) -> AsyncIterator[JobRecord]:
         """Yield versions above *after* as they come; ends after the final one."""
@@ -82,6 +117,7 @@ class JobStore(Protocol):
     async def channel_clips(self, channel: str, after: int | None, limit: int = 20) -> ChannelPage:
         """Return the channel's succeeded jobs above the sequence number *after*; without one, the newest.
 
+        The sequence number is that of the end, or of the moment at which the clip was shown. Hidden ones are left out.
         A number that this store has not reached yet is another store's, and counts as none.
         """
 

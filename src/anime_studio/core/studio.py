@@ -156,6 +156,16 @@ class Studio:
             await self._clips.remove(job.clip.clip_id)
         return job
 
+    async def show_clip(self, job_id: str) -> JobRecord:
+        """Put a job's held clip on its channel, before its end as soon as it has ended.
+
+        Raises:
+            JobNotFoundError: There is none.
+        """
+        job = await self.get(job_id)
+        await self._jobs.show.show(job, self.clock.now(), even_hidden=False)
+        return job
+
     async def has_clip(self, job: JobRecord) -> bool:
         """Whether the job's clip is still in storage."""
         return job.clip is not None and await self._clips.find(job.clip.clip_id) is not None
@@ -206,9 +216,15 @@ class Studio:
         """Return a channel's clips above the sequence number *after*, oldest first; without one, the newest."""
         return await self._jobs.channel_clips(channel, after)
 
+    async def hidden_on(self, channel: str) -> Sequence[str]:
+        """Return the ids of the channel's clips that are kept off it, the last ones."""
+        return await self._jobs.show.hidden_on(channel)
+
     async def upcoming(self, channel: str) -> Sequence[JobRecord]:
-        """Return the channel's jobs that have not ended, the next one first."""
-        return [job for job in await self._jobs.open_jobs() if job.channel == channel][:MOST_UPCOMING]
+        """Return the channel's jobs that have not ended, the next one first; not those that are held."""
+        return [job for job in await self._jobs.open_jobs() if job.channel == channel and not job.hold][
+            :MOST_UPCOMING
+        ]
 
     async def ended_since(self, since: datetime, limit: int = 1000) -> Sequence[JobRecord]:
         """Return jobs that ended at or after *since*, newest first."""

@@ -19,16 +19,19 @@ from typing import Final
 from anime_studio.core.errors import ConfigurationError, DiskFullError, StorageError
 from anime_studio.core.jobs import JobRecord
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 BUSY_TIMEOUT_S: Final = 10.0
 
 _SCHEMA: Final = """
 CREATE TABLE jobs (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,  -- order of acceptance
     job_id TEXT NOT NULL UNIQUE,
+    clip_id TEXT NOT NULL UNIQUE,
     state TEXT NOT NULL,
     version INTEGER NOT NULL,
     channel TEXT,
+    hidden INTEGER NOT NULL DEFAULT 0,      -- 1: its clip waits to be shown; 2: the operator hid it
+    shown_seq INTEGER,                      -- place of its clip on its channel: that of its end, or later when it was shown again
     finished_at REAL,                       -- Unix seconds, by the clock of that moment
     ended_seq INTEGER,                      -- event_id of the final version: order of the ends, whatever the clock
     cancel TEXT,                            -- the problem its owner's cancel leaves, as JSON
@@ -37,7 +40,11 @@ CREATE TABLE jobs (
 CREATE INDEX jobs_open ON jobs (state, seq) WHERE finished_at IS NULL;
 CREATE INDEX jobs_finished ON jobs (finished_at) WHERE finished_at IS NOT NULL;
 CREATE INDEX jobs_ended ON jobs (ended_seq) WHERE ended_seq IS NOT NULL;
-CREATE INDEX jobs_of_channel ON jobs (channel, ended_seq) WHERE channel IS NOT NULL;
+CREATE INDEX jobs_on_channel ON jobs (channel, shown_seq) WHERE channel IS NOT NULL;
+CREATE TABLE show (
+    name TEXT PRIMARY KEY,                  -- what the operator has decided
+    value TEXT NOT NULL                     -- as JSON
+);
 CREATE TABLE events (
     event_id INTEGER PRIMARY KEY AUTOINCREMENT,
     job_id TEXT NOT NULL REFERENCES jobs (job_id) ON DELETE CASCADE,
@@ -59,9 +66,22 @@ UPDATE jobs SET ended_seq = (
     SELECT event_id FROM events WHERE events.job_id = jobs.job_id AND events.version = jobs.version
 ) WHERE finished_at IS NOT NULL;
 CREATE INDEX jobs_ended ON jobs (ended_seq) WHERE ended_seq IS NOT NULL;
-DROP INDEX jobs_of_channel;
-CREATE INDEX jobs_of_channel ON jobs (channel, ended_seq) WHERE channel IS NOT NULL;
 """
+
+_FROM_VERSION_2: Final = """
+ALTER TABLE jobs ADD COLUMN clip_id TEXT;
+UPDATE jobs SET clip_id = json_extract(record, '$.clip_id');
+CREATE UNIQUE INDEX jobs_of_clip ON jobs (clip_id);
+ALTER TABLE jobs ADD COLUMN hidden INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN shown_seq INTEGER;
+UPDATE jobs SET shown_seq = ended_seq;
+DROP INDEX jobs_of_channel;
+CREATE INDEX jobs_on_channel ON jobs (channel, shown_seq) WHERE channel IS NOT NULL;
+CREATE TABLE show (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+
+_LAYOUTS: Final = {0: (_SCHEMA,), 1: (_FROM_VERSION_1, _FROM_VERSION_2), 2: (_FROM_VERSION_2,)}
+"""What brings a file of each version to the newest one."""
 
 
 def prepare(path: Path) -> None:
@@ -140,8 +160,8 @@ def insert(connection: sqlite3.Connection, job: JobRecord) -> None:
     """Store a new job, within a transaction."""
     record = job.model_dump_json()
     connection.execute(
-        "INSERT INTO jobs (job_id, state, version, channel, record) VALUES (?, ?, ?, ?, ?)",
-        (job.job_id, job.state, job.version, job.channel, record),
+        "INSERT INTO jobs (job_id, clip_id, state, version, channel, hidden, record) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (job.job_id, job.clip_id, job.state, job.version, job.channel, job.hold, record),
     )
     _insert_event(connection, job, record)
 
@@ -164,7 +184,10 @@ def update(connection: sqlite3.Connection, job: JobRecord) -> bool:
     if changed:
         event_id = _insert_event(connection, job, record)
         if finished_at is not None:
-            connection.execute("UPDATE jobs SET ended_seq = ? WHERE job_id = ?", (event_id, job.job_id))
+            connection.execute(
+                "UPDATE jobs SET ended_seq = ?, shown_seq = ? WHERE job_id = ?",
+                (event_id, event_id, job.job_id),
+            )
         return True
     stored = _stored(connection, job.job_id)
     if stored == record:
@@ -191,8 +214,9 @@ def _create_or_check(connection: sqlite3.Connection, path: Path) -> None:
     with writing(connection):
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version < SCHEMA_VERSION:
-            for statement in (_SCHEMA if version == 0 else _FROM_VERSION_1).split(";\n"):
-                connection.execute(statement)
+            for script in _LAYOUTS[version]:
+                for statement in script.split(";\n"):
+                    connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     if version > SCHEMA_VERSION:
         raise ConfigurationError(

@@ -20,6 +20,7 @@ from anime_studio.core.errors import IdempotencyConflictError, QueueFullError, S
 from anime_studio.core.jobs import Backlog, ChannelPage, Ended, IdempotencyKey, JobRecord
 from anime_studio.on_laptop.database import connect, insert, prepare, storage_errors, update, writing
 from anime_studio.on_laptop.job_feed import Event, JobFeed
+from anime_studio.on_laptop.show_store import SqliteShow
 from common.schemas import JobState, Problem
 
 READ_THREADS: Final = 4
@@ -44,6 +45,7 @@ class SqliteJobs:
         self._connections: list[sqlite3.Connection] = []
         self._files: Mapping[Path, tuple[int, int]] = {}
         self.feed = JobFeed(self.newest_sequence, self._events_after)
+        self.show = SqliteShow(self)
 
     async def __aenter__(self) -> Self:
         """Create or check the file.
@@ -86,20 +88,24 @@ class SqliteJobs:
                     )
             return job
 
-        return await self._write_with(write)
+        return await self.write_with(write)
 
     async def find_idempotent(self, idempotency: IdempotencyKey) -> JobRecord | None:
         """See `JobStore.find_idempotent`."""
-        return await self._read_with(lambda connection: _earlier(connection, idempotency))
+        return await self.read_with(lambda connection: _earlier(connection, idempotency))
 
     async def get(self, job_id: str) -> JobRecord | None:
         """See `JobStore.get`."""
-        return await self._read_with(lambda connection: _read(connection, job_id))
+        return await self.read_with(lambda connection: _read(connection, job_id))
+
+    async def of_clip(self, clip_id: str) -> JobRecord | None:
+        """See `JobStore.of_clip`."""
+        return next(iter(await self._records("WHERE clip_id = ? AND finished_at IS NOT NULL", clip_id)), None)
 
     async def changes(self, job_id: str, after: int) -> AsyncIterator[JobRecord]:
         """See `JobStore.changes`; also ends when the process is about to stop."""
         async with self.feed.follow(job_id) as inbox:  # before the replay: nothing falls in between
-            missed, over = await self._read_with(lambda connection: _replay(connection, job_id, after))
+            missed, over = await self.read_with(lambda connection: _replay(connection, job_id, after))
             for job in missed:
                 after = job.version
                 yield job
@@ -126,7 +132,7 @@ class SqliteJobs:
                     )
             return job
 
-        return await self._write_with(write)
+        return await self.write_with(write)
 
     async def with_deadline(self) -> Sequence[JobRecord]:
         """Return the jobs that have a deadline and have not ended."""
@@ -146,7 +152,7 @@ class SqliteJobs:
                 update(connection, ended)
             return ended
 
-        return await self._write_with(write)
+        return await self.write_with(write)
 
     async def queue_position(self, job: JobRecord) -> int | None:
         """See `JobStore.queue_position`."""
@@ -178,7 +184,9 @@ class SqliteJobs:
 
     async def ended_after(self, sequence: int, limit: int = 1000) -> Sequence[Ended]:
         """See `JobStore.ended_after`."""
-        return await self._ended("WHERE ended_seq > ? ORDER BY ended_seq LIMIT ?", sequence, limit)
+        return await self._ended(
+            "ended_seq", "WHERE ended_seq > ? ORDER BY ended_seq LIMIT ?", sequence, limit
+        )
 
     async def newest_sequence(self) -> int:
         """See `JobStore.newest_sequence`: SQLite counts the events, those that were swept included."""
@@ -188,12 +196,16 @@ class SqliteJobs:
     async def channel_clips(self, channel: str, after: int | None, limit: int = 20) -> ChannelPage:
         """See `JobStore.channel_clips`."""
         newest = await self.newest_sequence()  # first: a clip that comes in between is above it
-        of_channel = "WHERE channel = ? AND state = 'succeeded' AND ended_seq"
+        on_channel = "WHERE channel = ? AND state = 'succeeded' AND hidden = 0 AND shown_seq"
         if after is None or after > newest:
-            latest = await self._ended(f"{of_channel} > 0 ORDER BY ended_seq DESC LIMIT ?", channel, limit)
+            latest = await self._ended(
+                "shown_seq", f"{on_channel} > 0 ORDER BY shown_seq DESC LIMIT ?", channel, limit
+            )
             clips = latest[::-1]
         else:
-            clips = await self._ended(f"{of_channel} > ? ORDER BY ended_seq LIMIT ?", channel, after, limit)
+            clips = await self._ended(
+                "shown_seq", f"{on_channel} > ? ORDER BY shown_seq LIMIT ?", channel, after, limit
+            )
         more = after is not None and len(clips) >= limit
         next_after = clips[-1].sequence if more else max([newest, *(clip.sequence for clip in clips)])
         return ChannelPage(clips, next_after, more)
@@ -203,15 +215,15 @@ class SqliteJobs:
         return [Event(*row) for row in await self._select(sql, event_id)]
 
     async def _select(self, sql: str, *parameters: object) -> list[Any]:
-        return await self._read_with(lambda connection: connection.execute(sql, parameters).fetchall())
+        return await self.read_with(lambda connection: connection.execute(sql, parameters).fetchall())
 
     async def _records(self, where: str, *parameters: object) -> Sequence[JobRecord]:
         sql = f"SELECT record FROM jobs {where}"  # noqa: S608  our own text
-        return await self._read_with(lambda connection: _parsed(connection.execute(sql, parameters)))
+        return await self.read_with(lambda connection: _parsed(connection.execute(sql, parameters)))
 
-    async def _ended(self, where: str, *parameters: object) -> list[Ended]:
-        rows = await self._select(f"SELECT ended_seq, record FROM jobs {where}", *parameters)  # noqa: S608  our own text
-        return [Ended(sequence, JobRecord.model_validate_json(record)) for sequence, record in rows]
+    async def _ended(self, sequence: str, where: str, *parameters: object) -> list[Ended]:
+        rows = await self._select(f"SELECT {sequence}, record FROM jobs {where}", *parameters)  # noqa: S608  our own text
+        return [Ended(number, JobRecord.model_validate_json(record)) for number, record in rows]
 
     def require_its_files(self) -> None:
         """Refuse to go on when the database's files were deleted or replaced under this process.
@@ -228,14 +240,25 @@ class SqliteJobs:
                     "as it is, and restart the server: jobs that were accepted before may be lost"
                 )
 
-    async def _read_with(self, use: Callable[[sqlite3.Connection], _T]) -> _T:
+    async def read_with(self, use: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Read in a thread that has a connection of its own.
+
+        Raises:
+            StorageError: The database cannot be read.
+        """
+
         def call() -> _T:
             with storage_errors(self._path):
                 return use(self._connection(READS_WAIT_S))
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, call)
 
-    async def _write_with(self, use: Callable[[sqlite3.Connection], _T]) -> _T:
+    async def write_with(self, use: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Write in the one thread that writes.
+
+        Raises:
+            StorageError: Nothing was stored.
+        """
         queued_at = time.monotonic()
 
         def call() -> _T:

@@ -12,6 +12,9 @@ decides (`put(skip_if_exists=True)`, `modal/dict.py`; atomic on the server).
             gpu-failures      when GPUs failed their check lately, and why     GPU, each container
     ended   <job_id>          the final record                              either, the first; it never changes
     keys    <sha256 of key>   Idempotency-Key -> job                        web, the first
+    show    paused            whether new jobs are refused                  web
+            clip:<clip_id>    whether the clip is hidden, its channel, and when that was said    web
+            spent:<day>       US dollars of that day, UTC                   the cleaner
 
 A web container that reads a job's final record removes the job's entries from `jobs`, and the hourly cleaner removes
 those that are left, so `jobs` holds unfinished jobs. Modal deletes entries after seven idle days (guide, "Dicts").
@@ -47,11 +50,12 @@ class Key(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JobDicts:
-    """The three Dicts. A handle reaches Modal when it is first used."""
+    """The four Dicts. A handle reaches Modal when it is first used."""
 
     jobs: modal.Dict
     ended: modal.Dict
     keys: modal.Dict
+    show: modal.Dict
 
 
 def to_json(record: JobRecord) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from anime_studio.core.ports import Clock
 from anime_studio.on_modal.call_outcome import outcome_of
 from anime_studio.on_modal.dicts import Entries, JobDicts, Key, to_json
 from anime_studio.on_modal.gpu_failures import ENTRY, no_gpu_works
+from anime_studio.on_modal.show_store import ModalShow, microseconds
 from common.schemas import JobState, Problem
 
 POLL_EVERY_S: Final = 0.4
@@ -60,12 +61,14 @@ class ModalJobs:
             clock: The time.
             backlog: Asks Modal for the function's queue.
             on_ended: Called with each job that this container ends; the GPU container logs the others.
-            list_waiting_every_s: The queue is listed at most this often, however many followers ask for a position.
+            list_waiting_every_s: The queue, and what was decided about the show, are read at most this often, however
+                many ask.
         """
         self._on_ended = on_ended
         self._jobs = Entries(dicts.jobs)
         self._ends = Entries(dicts.ended)
         self._keys = Entries(dicts.keys)
+        self.show = ModalShow(dicts.show, read_every_s=list_waiting_every_s)
         self._clock = clock
         self._backlog = backlog
         self._final: dict[str, JobRecord] = {}
@@ -125,6 +128,10 @@ class ModalJobs:
         call_id = claim or call
         return record if call_id is None else await self._end_with_its_call(record, call_id)
 
+    async def of_clip(self, clip_id: str) -> JobRecord | None:
+        """See `JobStore.of_clip`."""
+        return next((job for job in await self._all_ended() if job.clip_id == clip_id), None)
+
     async def changes(self, job_id: str, after: int) -> AsyncIterator[JobRecord]:
         """See `JobStore.changes`; of several versions between two polls, only the newest is yielded."""
         while (job := await self.get(job_id)) is not None:
@@ -183,12 +190,14 @@ class ModalJobs:
 
     async def newest_sequence(self) -> int:
         """See `JobStore.newest_sequence`: so far ahead that `ended_after`, which looks back, starts now."""
-        return _microseconds(self._clock.now()) + LATE_US
+        return microseconds(self._clock.now()) + LATE_US
 
     async def channel_clips(self, channel: str, after: int | None, limit: int = 20) -> ChannelPage:
         """See `JobStore.channel_clips`; the cursor stays behind the newest clip, so that a late one is not missed."""
+        jobs = [job for job in await self._all_ended() if job.channel == channel and job.clip]
+        placed = [(job, await self.show.place(job)) for job in jobs]
         all_clips = sorted(
-            (_in_order(job) for job in await self._all_ended() if job.channel == channel and job.clip),
+            (Ended(max(place, _in_order(job).sequence), job) for job, place in placed if place is not None),
             key=attrgetter("sequence"),
         )
         above = [clip for clip in all_clips if clip.sequence > (after or 0)]
@@ -219,10 +228,12 @@ class ModalJobs:
     async def sweep(self, job_ttl: timedelta) -> Sequence[str]:
         """Delete jobs that ended more than *job_ttl* ago and return their ids; end jobs that were lost."""
         now, ended = self._clock.now(), await self._all_ended()
-        old = [job.job_id for job in ended if now - _finished_at(job) > job_ttl]
+        old_jobs = [job for job in ended if now - _finished_at(job) > job_ttl]
+        old = [job.job_id for job in old_jobs]
         for job_id in old:
             await self._ends.remove(job_id)
             self._final.pop(job_id, None)
+        await self.show.forget([job.clip_id for job in old_jobs])
         open_ids = {name.partition(":")[2] for name in await self._jobs.names()}
         for job_id in open_ids & {job.job_id for job in ended}:
             await self._remove_entries(job_id)
@@ -299,13 +310,9 @@ class ModalJobs:
         await asyncio.gather(*(self._jobs.remove(key.of(job_id)) for key in Key))
 
 
-def _microseconds(moment: datetime) -> int:
-    return int(moment.timestamp() * 1_000_000)
-
-
 def _in_order(job: JobRecord) -> Ended:
     """Return the job with its sequence number: a Dict counts nothing, so that is the microsecond of its end."""
-    return Ended(_microseconds(_finished_at(job)), job)
+    return Ended(microseconds(_finished_at(job)), job)
 
 
 def _name_of(idempotency: IdempotencyKey) -> str:

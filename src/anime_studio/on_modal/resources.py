@@ -1,4 +1,4 @@
-"""The named objects of a deployment on Modal: two Volumes, three Dicts, one Secret.
+"""The named objects of a deployment on Modal: two Volumes, four Dicts, one Secret.
 
 These are handles; each reaches Modal when it is first used.
 """
@@ -15,6 +15,7 @@ from anime_studio.on_modal.settings import (
     MODELS_VOLUME,
     OUTPUTS_VOLUME,
     SECRET_NAME,
+    SHOW_DICT,
     SIGNING_KEYS_VARIABLE,
 )
 
@@ -25,4 +26,5 @@ dicts = JobDicts(
     jobs=modal.Dict.from_name(JOBS_DICT, create_if_missing=True),
     ended=modal.Dict.from_name(ENDED_DICT, create_if_missing=True),
     keys=modal.Dict.from_name(IDEMPOTENCY_DICT, create_if_missing=True),
+    show=modal.Dict.from_name(SHOW_DICT, create_if_missing=True),
 )

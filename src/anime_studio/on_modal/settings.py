@@ -30,6 +30,7 @@ SIGNING_KEYS_VARIABLE: Final = "ANIME_STUDIO_SIGNING_KEYS"
 JOBS_DICT: Final = "anime-studio-jobs"
 ENDED_DICT: Final = "anime-studio-ended"
 IDEMPOTENCY_DICT: Final = "anime-studio-idempotency"
+SHOW_DICT: Final = "anime-studio-show"
 
 MODELS_MOUNT: Final = Path("/models")
 OUTPUTS_MOUNT: Final = Path("/outputs")

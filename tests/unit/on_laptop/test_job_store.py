@@ -20,9 +20,11 @@ from anime_studio.core.jobs import Backlog, IdempotencyKey, JobRecord
 from anime_studio.on_laptop.job_store import SqliteJobs
 from anime_studio.on_laptop.worker_store import SqliteWorkerStore
 from common.schemas import JobState, Progress, Stage
-from support.jobs import NOON, new_job
+from support.jobs import NOON, new_job, succeeded
 
 CANCEL = JobCancelledError("cancelled by its owner").problem("r_test")
+
+CHANNEL = "tuesday-show-9f2c41d7"
 
 FIRST_LAYOUT = """
 CREATE TABLE jobs (
@@ -196,6 +198,80 @@ async def test_the_order_of_ends_is_that_of_the_commits_whatever_the_clock_says(
     assert [job.spec.prompt for job in await jobs.finished_since(None, limit=1)] == ["right again"]
 
 
+def finish(store: SqliteWorkerStore) -> JobRecord:
+    claimed = store.claim(NOON)
+    assert claimed is not None
+    ended = succeeded(claimed)
+    assert store.save(ended)
+    return ended
+
+
+async def shown_on(jobs: SqliteJobs, after: int | None = None) -> list[str]:
+    return [clip.job.spec.prompt for clip in (await jobs.channel_clips(CHANNEL, after)).clips]
+
+
+async def test_a_held_clip_comes_to_its_channel_when_it_is_shown_and_as_the_newest(
+    jobs: SqliteJobs, store: SqliteWorkerStore
+) -> None:
+    held, _ = await jobs.add(new_job("held", channel=CHANNEL, hold=True), None), finish(store)
+    await jobs.add(new_job("free", channel=CHANNEL), None)
+    finish(store)
+    page = await jobs.channel_clips(CHANNEL, None)
+    assert [clip.job.spec.prompt for clip in page.clips] == ["free"]
+    assert await jobs.show.hidden([held]) == {held.clip_id}
+    for _ in range(2):  # the second time changes nothing
+        await jobs.show.show(held, NOON, even_hidden=False)
+    newer = await jobs.channel_clips(CHANNEL, page.next_after)
+    assert [clip.job.spec.prompt for clip in newer.clips] == ["held"]
+    assert (await jobs.channel_clips(CHANNEL, newer.next_after)).clips == []
+    assert await shown_on(jobs) == ["free", "held"]
+    later = await jobs.add(new_job("next", channel=CHANNEL), None)
+    assert finish(store).job_id == later.job_id
+    assert await shown_on(jobs, newer.next_after) == ["next"]
+
+
+async def test_a_clip_may_be_shown_before_it_is_there(jobs: SqliteJobs, store: SqliteWorkerStore) -> None:
+    held = await jobs.add(new_job("early", channel=CHANNEL, hold=True), None)
+    await jobs.show.show(held, NOON, even_hidden=False)
+    assert await shown_on(jobs) == []
+    finish(store)
+    assert await shown_on(jobs) == ["early"]
+
+
+async def test_what_the_operator_hid_only_the_operator_shows_again(
+    jobs: SqliteJobs, store: SqliteWorkerStore
+) -> None:
+    await jobs.add(new_job("bad", channel=CHANNEL), None)
+    ended = finish(store)
+    page = await jobs.channel_clips(CHANNEL, None)
+    await jobs.show.hide(ended)
+    await jobs.show.show(ended, NOON, even_hidden=False)
+    assert await shown_on(jobs) == []
+    assert await jobs.show.hidden_on(CHANNEL) == [ended.clip_id]
+    assert await jobs.show.hidden_on("another-show-0000000") == []
+    await jobs.show.show(ended, NOON, even_hidden=True)
+    assert await shown_on(jobs, page.next_after) == ["bad"]
+    assert await jobs.show.hidden_on(CHANNEL) == []
+
+
+async def test_a_pause_outlives_the_process(jobs: SqliteJobs, path: Path) -> None:
+    assert not await jobs.show.paused()
+    await jobs.show.pause(paused=True)
+    async with SqliteJobs(path) as other:
+        assert await other.show.paused()
+        await other.show.pause(paused=False)
+    assert not await jobs.show.paused()
+
+
+async def test_a_job_is_found_by_its_clip_once_it_has_ended(
+    jobs: SqliteJobs, store: SqliteWorkerStore
+) -> None:
+    job = await jobs.add(new_job(), None)
+    assert await jobs.of_clip(job.clip_id) is None
+    assert finish(store) == await jobs.of_clip(job.clip_id)
+    assert await jobs.of_clip("c_" + "0" * 32) is None
+
+
 async def test_numbers_are_not_used_again_after_a_sweep(jobs: SqliteJobs, store: SqliteWorkerStore) -> None:
     for prompt in ("swept", "new"):
         await jobs.add(new_job(prompt), None)
@@ -230,18 +306,20 @@ async def test_a_database_of_the_first_layout_is_migrated_with_its_order(tmp_pat
         assert [one.job for one in await jobs.ended_after(0)] == ended
         assert [one.sequence for one in await jobs.ended_after(0)] == [1, 3]
         assert await jobs.backlog() == Backlog(queued=1, running=0)
+        assert await jobs.of_clip(ended[1].clip_id) == ended[1]
+        assert await jobs.show.hidden(ended) == set()
 
 
 async def test_a_full_disk_is_named_and_the_job_does_not_exist(jobs: SqliteJobs) -> None:
     # The limit is each connection's own.
-    await jobs._write_with(lambda connection: connection.execute("PRAGMA max_page_count = 1"))
+    await jobs.write_with(lambda connection: connection.execute("PRAGMA max_page_count = 1"))
     job = new_job("x" * 2000)
     with pytest.raises(DiskFullError, match=r"jobs\.sqlite3; free some space"):
         while True:  # until its page is full
             job = new_job("x" * 2000)
             await jobs.add(job, IdempotencyKey(job.job_id, "body"))
     assert await jobs.get(job.job_id) is None
-    await jobs._write_with(lambda connection: connection.execute("PRAGMA max_page_count = 100000"))
+    await jobs.write_with(lambda connection: connection.execute("PRAGMA max_page_count = 100000"))
     assert await jobs.add(job, None) == job
 
 

@@ -67,6 +67,23 @@ async def cancel_job(job_id: JobId, studio: StudioDep, base_url: BaseUrl) -> Res
     return _answer(job, unfinished_status=202)
 
 
+@router.post(
+    "/jobs/{job_id}/show",
+    summary="Show a held clip",
+    response_model=Job,
+    responses={
+        200: {"description": "The clip is on its channel, or will be when the job has ended"},
+        **problems(404, 500, 503),
+    },
+)
+async def show_clip(job_id: JobId, studio: StudioDep, base_url: BaseUrl) -> Response:
+    """Put a clip that was held (`hold`) on its channel, as the newest there. Safe to repeat.
+
+    What the operator hid stays hidden.
+    """
+    return _answer(await studio.present(await studio.show_clip(job_id), base_url))
+
+
 @router.get(
     "/jobs/{job_id}/events",
     summary="Follow a job",

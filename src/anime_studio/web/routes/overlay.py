@@ -70,6 +70,7 @@ async def channel_clips(
         next_after=page.next_after,
         more=page.more,
         upcoming=[_upcoming(job) for job in upcoming],
+        hidden=list(await studio.hidden_on(channel)),
         now=studio.clock.now(),
     )
 

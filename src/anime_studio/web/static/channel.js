@@ -16,18 +16,29 @@ const MOST_PAGES = 10;
 const newestTooOld = (clips, nowMs) =>
   clips.reduce((newest, { sequence, finished_at: at }) => (nowMs - Date.parse(at) > FIRST_LOOK_BACK_MS ? Math.max(newest, sequence) : newest), 0);
 
+/** Add to a set of bounded size; the oldest goes first. */
+function remember(set, value) {
+  set.add(value);
+  if (set.size > SEEN_LIMIT) set.delete(set.values().next().value);
+}
+
 export class Channel {
   /**
    * Handlers: onSkipped(clipId) for a clip that a full queue drops; onUpcoming(clips) after each answer, with the
-   * clips that wait or are being drawn. *remember*: how many past clips to keep for replays.
+   * clips that wait or are being drawn; onHidden(clipIds) too, with those that may be shown no more; onMissed() when a
+   * clip that was upcoming will not come. *remember*: how many past clips to keep for replays.
    */
-  constructor(name, { onSkipped, onUpcoming = () => null, remember = 0 }) {
+  constructor(name, { onSkipped, onUpcoming = () => null, onHidden = () => null, onMissed = () => null, remember = 0 }) {
     this.name = name;
     this.onSkipped = onSkipped;
     this.onUpcoming = onUpcoming;
+    this.onHidden = onHidden;
+    this.onMissed = onMissed;
     this.remember = remember;
     this.recent = [];
     this.upcoming = [];
+    this.due = new Set();
+    this.come = new Set();
     this.known = new Promise((resolve) => (this.becomeKnown = resolve));
     this.queue = [];
     this.seen = new Set();
@@ -62,25 +73,43 @@ export class Channel {
 
   async poll() {
     for (let page = 0; page < MOST_PAGES; page++) {
-      const { clips, next_after: nextAfter, more, now, upcoming = [] } = await readChannel(this.name, this.after);
+      const { clips, next_after: nextAfter, more, now, upcoming = [], hidden = [] } = await readChannel(this.name, this.after);
       const nowMs = Date.parse(now);
       // Nothing is known of what was played: at the first start, and when the server's records were replaced.
       if (this.after === null || nextAfter < this.after) this.startedFrom = newestTooOld(clips, nowMs);
       for (const entry of clips) this.enqueue({ ...entry, readAtMs: performance.now(), nowMs });
       this.after = nextAfter;
+      for (const { created_at: at } of clips) remember(this.come, at);
+      this.hide(hidden);
       if (more) continue;
+      this.expect(upcoming);
       this.upcoming = upcoming;
       this.onUpcoming(upcoming);
       return;
     }
   }
 
+  /** A clip that was upcoming, is so no more and has not come, has failed or was cancelled. */
+  expect(upcoming) {
+    const now = new Set(upcoming.map(({ created_at: at }) => at));
+    if ([...this.due].some((at) => !now.has(at) && !this.come.has(at))) this.onMissed();
+    this.due = now;
+  }
+
+  hide(clipIds) {
+    if (clipIds.length === 0) return;
+    const isLeft = ({ clip }) => !clipIds.includes(clip.clip_id);
+    this.queue = this.queue.filter(isLeft);
+    this.recent = this.recent.filter(isLeft);
+    for (const id of clipIds) this.seen.delete(id); // the operator may show it again
+    this.onHidden(clipIds);
+  }
+
   enqueue(entry) {
     const id = entry.clip.clip_id;
     if (this.seen.has(id)) return;
     if (entry.sequence <= this.startedFrom) return this.keep(entry); // too old to be new, still good for a replay
-    this.seen.add(id);
-    if (this.seen.size > SEEN_LIMIT) this.seen.delete(this.seen.values().next().value);
+    remember(this.seen, id);
     this.queue.push(entry);
     if (this.queue.length > QUEUE_LIMIT) this.onSkipped(this.queue.shift().clip.clip_id);
     this.wake?.();

@@ -16,12 +16,15 @@ const caption = new Caption(options.caption);
 const channel = new Channel(options.channel, {
   onSkipped: (clipId) => signals.add("clip_skipped", { clip_id: clipId, detail: "queue full" }),
   onUpcoming: (clips) => caption.showUpcoming(clips),
+  onHidden: takeDown,
+  onMissed: noteFallback,
   remember: options.replay,
 });
 const replays = new Replays(channel, { loop: options.loop });
 const layers = [new Layer(byId("layer-a")), new Layer(byId("layer-b"))];
 let shown = null;
 let ended = Promise.resolve();
+let cut = () => null;
 
 const hiddenLayer = () => layers.find((layer) => layer !== shown);
 
@@ -33,9 +36,25 @@ function showScene(on) {
   const clip = byId("fallback-clip");
   if (on) {
     stage.dataset.showing = "fallback";
-    signals.add("fallback_played");
     if (!clip.hidden) clip.play().catch(() => null);
   } else clip.pause();
+}
+
+/** A clip was due and does not come: tell the operator, if viewers see the scene instead. */
+function noteFallback() {
+  if (byId("fallback").classList.contains("on")) signals.add("fallback_played");
+}
+
+/** The operator hid clips: one that is on screen goes at once, without a fade. */
+function takeDown(clipIds) {
+  if (shown === null || !clipIds.includes(shown.entry.clip.clip_id)) return;
+  const last = shown;
+  shown = null;
+  if (options.idle === "scene") showScene(true);
+  else stage.dataset.showing = "nothing";
+  caption.showClip(null);
+  last.clear();
+  cut();
 }
 
 /** Load the clip on the hidden layer, with new links if they are stale; null when it does not play. */
@@ -62,6 +81,7 @@ function drop(entry) {
   channel.forget(entry);
   if (entry.isReplay) return;
   signals.add("clip_skipped", { clip_id: entry.clip.clip_id, detail: "would not play" });
+  noteFallback();
   channel.markPlayed(entry);
 }
 
@@ -78,7 +98,7 @@ async function crossFade(next) {
   const last = shown;
   next.video.classList.add("entering");
   shown = next;
-  ended = endOf(next);
+  ended = Promise.race([endOf(next), new Promise((resolve) => (cut = resolve))]);
   stage.dataset.showing = entry.clip.clip_id;
   caption.showClip(entry);
   await pause(options.fadeMs);
