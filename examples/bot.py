@@ -130,7 +130,7 @@ class Bot:
             if order.get("cancelled"):  # a moderator said so while it was being sent
                 await self.stop(key)
             job = await self.studio.wait(order["job_id"], self.left_s(order))
-            answer = job.clip.url if job.clip else "the clip is gone"
+            answer = (job.clip.watch_url or job.clip.url) if job.clip else "the clip is gone"
         except (DeadlineExceededError, DeadlineUnmeetableError, JobTimeoutError):
             answer = "no clip this time, the studio is too busy"
             await self.report(ClientSignal(kind=SignalKind.FALLBACK_PLAYED, source="bot"))

@@ -34,6 +34,7 @@ class WebOptions:
         max_body_bytes: Largest request body; the longest legal prompt pair is 16 KB of UTF-8.
         round_seconds: Whether `/v1/videos` takes the nearest legal length for 4, 8 and 12 seconds.
         allowed_hosts: Names that `Host` may hold besides addresses and loopback names; None: any name.
+        watch_words: Whether a watch page shows the prompt and who asked.
     """
 
     recipe: str
@@ -44,6 +45,7 @@ class WebOptions:
     max_body_bytes: int = 64 * 1024
     round_seconds: bool = False
     allowed_hosts: frozenset[str] | None = None
+    watch_words: bool = True
 
 
 class Settings(BaseSettings):
@@ -63,7 +65,8 @@ class Settings(BaseSettings):
 
     # Where it is stored
     data_dir: Path = Path(".anime-studio")
-    clip_ttl_s: Annotated[float, Field(gt=0)] = 24 * 3600
+    clip_ttl_s: Annotated[float, Field(gt=0, le=10 * 365 * 24 * 3600)] = 24 * 3600
+    """How long a clip is kept; its watch link lives as long."""
     clips_max_bytes: Annotated[int, Field(gt=0)] = 2 * 1024**3
     job_ttl_s: Annotated[float, Field(gt=0)] = 7 * 24 * 3600
 
@@ -82,6 +85,8 @@ class Settings(BaseSettings):
     """Longest wait of `POST /generate`; Modal cuts HTTP at 150 s."""
     round_seconds: bool = False
     """Let `/v1/videos` take the nearest legal length for 4, 8 and 12 seconds, the only ones that OpenAI's types allow."""
+    watch_words: bool = True
+    """Show the prompt and who asked on a clip's watch page; else the page shows the clip alone."""
     max_queued_jobs: Annotated[int, Field(ge=1)] = 32
     max_attempts: Annotated[int, Field(ge=1)] = 3
     drain_s: Annotated[float, Field(ge=0)] = 10
@@ -104,6 +109,7 @@ class Settings(BaseSettings):
         return Policy(
             max_queued_jobs=self.max_queued_jobs,
             url_ttl=timedelta(seconds=self.url_ttl_s),
+            clip_ttl=timedelta(seconds=self.clip_ttl_s),
             decoder=self.decoder,
             compose_prompts=self.compose_prompts,
             machine=self.machine,
@@ -118,6 +124,7 @@ class Settings(BaseSettings):
             generate_wait_s=self.generate_wait_s,
             round_seconds=self.round_seconds,
             allowed_hosts=self._host_names(),
+            watch_words=self.watch_words,
         )
 
     def _host_names(self) -> frozenset[str]:

@@ -291,8 +291,17 @@ class Clip(_Answer):
             description="Signed URL of a JPEG still.", examples=["https://studio.example/outputs/c_…/poster"]
         ),
     ]
+    watch_url: Annotated[
+        str | None,
+        Field(
+            description="Signed URL of a page that shows the clip, good as long as the clip is kept; null from an older "
+            "server.",
+            examples=["https://studio.example/watch/c_…"],
+        ),
+    ] = None
     expires_at: Annotated[
-        datetime, Field(description="When both URLs expire, UTC.", examples=["2026-11-23T20:15:00Z"])
+        datetime,
+        Field(description="When `url` and `poster_url` expire, UTC.", examples=["2026-11-23T20:15:00Z"]),
     ]
     expires_in_s: Annotated[
         int, Field(ge=0, description="Seconds until then, by the server's clock.", examples=[900])

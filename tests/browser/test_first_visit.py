@@ -255,7 +255,7 @@ def test_where_the_browser_forbids_copying_the_text_is_offered(
     page.click("#copy")
     box = page.locator("#copy-text")
     playwright.expect(box).to_be_focused()
-    assert "/outputs/c_" in page.evaluate("getSelection().toString()")
+    assert "/watch/c_" in page.evaluate("getSelection().toString()")
     assert httpx.get(box.input_value()).status_code == 200
 
 

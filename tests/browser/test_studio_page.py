@@ -107,7 +107,8 @@ def test_link_download_and_another_seed(server: LocalServer, new_page: NewPage) 
     page.click("#copy")
     page.wait_for_function("() => document.getElementById('link-note').textContent.startsWith('Link copied')")
     link = page.evaluate("navigator.clipboard.readText()")
-    clip = httpx.get(link)
+    assert "/watch/c_" in link
+    clip = httpx.get(link.replace("?", "/video?"), follow_redirects=True)
     assert (clip.status_code, clip.headers["content-type"]) == (200, "video/mp4")
 
     with page.expect_download() as download:

@@ -25,6 +25,8 @@ def receipt_of(job: Job, path: Path) -> str:
         lines.append(f"for     {job.requested_by}")
     if job.cost is not None:
         lines.append(f"cost    ${job.cost.usd:.4f} ({job.cost.basis})")
+    if clip.watch_url is not None:
+        lines.append(f"watch   {clip.watch_url}")
     lines += [f"note    {note.detail}" for note in job.notes]
     lines.append(f"job     {job.job_id}")
     return "\n".join(lines)

@@ -16,6 +16,7 @@ class Policy:
     Attributes:
         max_queued_jobs: A request that would be one more is refused.
         url_ttl: How long a signed link lives.
+        clip_ttl: How long a clip is kept, and so how long its watch link lives.
         decoder: What decodes clips.
         compose_prompts: Whether a short prompt is extended; see `core.prompts`.
         machine: What a job is billed for.
@@ -24,6 +25,7 @@ class Policy:
 
     max_queued_jobs: int = 32
     url_ttl: timedelta = timedelta(seconds=900)
+    clip_ttl: timedelta = timedelta(hours=24)
     decoder: Decoder = Decoder.FULL
     compose_prompts: bool = True
     machine: Machine = UNBILLED

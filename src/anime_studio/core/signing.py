@@ -1,9 +1,11 @@
-"""Sign and check `/outputs` URLs.
+"""Sign and check `/outputs` and `/watch` URLs.
 
 The signature covers version, logical method, clip id, asset, expiry and disposition,
 but not the host: a link is valid behind any domain. One signature serves GET and
 HEAD, because players probe with HEAD. Keys rotate: the newest signs, all verify.
 HMAC-SHA-256 over a canonical string, base64url without padding, by `itsdangerous`.
+
+A watch link is signed for another verb, so neither kind of link opens what the other does (ADR 23).
 """
 
 from __future__ import annotations
@@ -31,6 +33,9 @@ MIN_KEY_CHARS = 32
 MAX_TTL = timedelta(hours=24)
 """A link further in the future was not made by this service's settings, even when validly signed."""
 
+MAX_WATCH_TTL = timedelta(days=3650)
+"""As `MAX_TTL`, for watch links: no deployment keeps a clip longer."""
+
 _EXPIRES = re.compile(r"[1-9][0-9]{9,10}\Z", re.ASCII)
 _SIGNATURE = re.compile(r"[A-Za-z0-9_-]{43}\Z", re.ASCII)
 _SIGNED = ("expires", "signature", "dl")
@@ -48,8 +53,22 @@ class ClipLink:
     download: bool
 
 
+@dataclass(frozen=True, slots=True)
+class WatchLink:
+    """A signed link to the page that shows a clip, and to the page's video and poster."""
+
+    clip_id: str
+    expires_at: datetime
+    signature: str
+
+    def path(self, asset: Asset | None = None) -> str:
+        """Return `/watch/…?expires=…&signature=…`: the page, or the address that leads to one file of the clip."""
+        query = urlencode({"expires": int(self.expires_at.timestamp()), "signature": self.signature})
+        return f"/watch/{self.clip_id}{f'/{asset}' if asset else ''}?{query}"
+
+
 class UrlSigner:
-    """Makes and checks the path and query of clip links."""
+    """Makes and checks the path and query of clip links and watch links."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         """Args: keys: Secret keys, oldest first; the last one signs.
@@ -74,6 +93,13 @@ class UrlSigner:
             query["dl"] = 1
         return f"{path_of(clip_id, asset)}?{urlencode(query)}"
 
+    def sign_watch(self, clip_id: str, expires_at: datetime) -> WatchLink:
+        """Return the link to the page that shows a clip, good until *expires_at*."""
+        signature = self._signer.get_signature(
+            _canonical_watch(clip_id, int(expires_at.timestamp()))
+        ).decode()
+        return WatchLink(clip_id, expires_at, signature)
+
     def verify(self, clip_id: str, asset: Asset, query: Sequence[tuple[str, str]], now: datetime) -> ClipLink:
         """Check a link: syntax, then signature, then expiry.
 
@@ -89,18 +115,36 @@ class UrlSigner:
             ClipUrlExpiredError: Ours, but too late.
         """
         parameters = _parse(clip_id, query)
-        expires = int(parameters["expires"])
         download = "dl" in parameters
-        if not self._is_ours(_canonical(clip_id, asset, expires, download), parameters["signature"]):
+        signed = _canonical(clip_id, asset, int(parameters["expires"]), download)
+        return ClipLink(clip_id, asset, self._expiry(parameters, signed, now, MAX_TTL), download)
+
+    def verify_watch(self, clip_id: str, query: Sequence[tuple[str, str]], now: datetime) -> WatchLink:
+        """Check a link of the page that shows a clip: syntax, then signature, then expiry.
+
+        Raises:
+            ClipUrlMalformedError, ClipUrlInvalidError, ClipUrlExpiredError: See `verify`.
+        """
+        parameters = _parse(clip_id, query)
+        signed = _canonical_watch(clip_id, int(parameters["expires"]))
+        return WatchLink(
+            clip_id, self._expiry(parameters, signed, now, MAX_WATCH_TTL), parameters["signature"]
+        )
+
+    def _expiry(
+        self, parameters: Mapping[str, str], signed: bytes, now: datetime, max_ttl: timedelta
+    ) -> datetime:
+        if not self._is_ours(signed, parameters["signature"]):
             raise ClipUrlInvalidError(
                 "the signature does not match this URL; read the job again for a fresh one"
             )
-        if expires > int((now + MAX_TTL).timestamp()):
+        expires = int(parameters["expires"])
+        if expires > int((now + max_ttl).timestamp()):
             raise ClipUrlInvalidError("the URL expires further ahead than this service ever signs")
         expires_at = datetime.fromtimestamp(expires, tz=now.tzinfo)
         if now >= expires_at:
             raise ClipUrlExpiredError(expires_at)
-        return ClipLink(clip_id, asset, expires_at, download)
+        return expires_at
 
     def _is_ours(self, value: bytes, signature: str) -> bool:
         # base64url of 32 bytes leaves two spare bits in its last character: only one spelling is ours.
@@ -116,6 +160,10 @@ def path_of(clip_id: str, asset: Asset) -> str:
 def _canonical(clip_id: str, asset: Asset, expires: int, download: bool) -> bytes:
     disposition = "attachment" if download else "inline"
     return "\n".join(("v1", "read", clip_id, asset, str(expires), disposition)).encode()
+
+
+def _canonical_watch(clip_id: str, expires: int) -> bytes:
+    return "\n".join(("v1", "watch", clip_id, str(expires))).encode()
 
 
 def _parse(clip_id: str, query: Sequence[tuple[str, str]]) -> Mapping[str, str]:

@@ -32,7 +32,7 @@ from anime_studio.core.projection import refuse_over_budget
 from anime_studio.core.prompts import canonical
 from anime_studio.core.readiness import refuse_if_blocked
 from anime_studio.core.recipes import Recipe
-from anime_studio.core.signing import ClipLink, UrlSigner
+from anime_studio.core.signing import ClipLink, UrlSigner, WatchLink
 from common.schemas import Clip, GenerateRequest, Job, JobState, Links, Progress, Readiness
 
 ESTIMATE_FROM_JOBS = 50
@@ -207,7 +207,7 @@ class Studio:
             **job.model_dump(include=_SAME_IN_BOTH, exclude_none=False),
             progress=progress,
             request=job.spec,
-            clip=clip and self._with_links(clip, base_url),
+            clip=clip and self._with_links(job, clip, base_url),
             queue_position=position,
             links=Links(self=f"{base_url}/jobs/{job.job_id}", events=f"{base_url}/jobs/{job.job_id}/events"),
         )
@@ -248,13 +248,44 @@ class Studio:
             ClipGoneError: The link is good, the clip was swept or found damaged.
         """
         link = self._signer.verify(clip_id, asset, query, self.clock.now())
+        _, file = await self._stored(clip_id, asset)
+        return link, file
+
+    async def watch(
+        self, clip_id: str, query: Sequence[tuple[str, str]]
+    ) -> tuple[WatchLink, StoredClip, JobRecord | None]:
+        """Check a watch link; return it, the clip that it shows, and the clip's job unless the record was swept.
+
+        Raises:
+            ClipUrlMalformedError, ClipUrlInvalidError, ClipUrlExpiredError: See `UrlSigner.verify_watch`.
+            ClipGoneError: The link is good, the clip was swept, found damaged, or is kept off its channel.
+        """
+        link = self._signer.verify_watch(clip_id, query, self.clock.now())
+        clip, _ = await self._stored(clip_id, Asset.VIDEO)
+        job = await self._jobs.of_clip(clip_id)
+        if job is not None and await self._jobs.show.hidden([job]):
+            raise ClipGoneError(f"clip {clip_id} is not shown: the operator hid it, or it waits to be shown")
+        return link, clip, job
+
+    async def watch_file(
+        self, clip_id: str, asset: Asset, query: Sequence[tuple[str, str]], *, download: bool
+    ) -> str:
+        """Check a watch link and return a freshly signed path of one file of its clip.
+
+        Raises:
+            ClipUrlError: See `watch`.
+        """
+        await self.watch(clip_id, query)
+        return self._signer.sign(clip_id, asset, self.clock.now() + self.policy.url_ttl, download=download)
+
+    async def _stored(self, clip_id: str, asset: Asset) -> tuple[StoredClip, ClipFile]:
         stored = await self._clips.find(clip_id)
         file = None if stored is None else await self._clips.open(stored, asset)
-        if file is None:
+        if stored is None or file is None:
             raise ClipGoneError(
                 f"clip {clip_id} was swept or damaged; submit the prompt again with the same seed"
             )
-        return link, file
+        return stored, file
 
     async def _launch(self, job: JobRecord, *, may_be_retried: bool) -> None:
         try:
@@ -308,17 +339,22 @@ class Studio:
         recent = await self._jobs.finished_since(None, limit=ESTIMATE_FROM_JOBS)
         return estimate(recent, self.recipe, self.policy.machine, self.policy.decoder)
 
-    def _with_links(self, stored: StoredClip, base_url: str) -> Clip:
+    def _with_links(self, job: JobRecord, stored: StoredClip, base_url: str) -> Clip:
         now = self.clock.now()
         expires_at = (now + self.policy.url_ttl).replace(microsecond=0)
         return Clip(
             **stored.model_dump(exclude={"poster_size_bytes", "poster_sha256"}),
             url=base_url + self._signer.sign(stored.clip_id, Asset.VIDEO, expires_at),
             poster_url=base_url + self._signer.sign(stored.clip_id, Asset.POSTER, expires_at),
+            watch_url=base_url + self._watch_link(job, stored).path(),
             expires_at=expires_at,
             expires_in_s=max(0, int((expires_at - now).total_seconds())),
             duration_s=stored.num_frames / stored.fps,
         )
+
+    def _watch_link(self, job: JobRecord, stored: StoredClip) -> WatchLink:
+        since = job.finished_at or self.clock.now()
+        return self._signer.sign_watch(stored.clip_id, since + self.policy.clip_ttl)
 
 
 _SAME_IN_BOTH = {

@@ -33,7 +33,7 @@ from anime_studio.web.openai import videos as openai_videos
 from anime_studio.web.openai.errors import PREFIX as OPENAI_PREFIX
 from anime_studio.web.openai.errors import envelope_answer
 from anime_studio.web.openapi_extras import complete
-from anime_studio.web.routes import generate, health, jobs, outputs, overlay, pages, signals, status
+from anime_studio.web.routes import generate, health, jobs, outputs, overlay, pages, signals, status, watch
 
 OpenStudio = Callable[[], AbstractAsyncContextManager[Studio]]
 
@@ -45,6 +45,7 @@ ROUTERS: Final = (
     signals.router,
     pages.router,
     overlay.router,
+    watch.router,
     status.router,
     openai_videos.router,
     openai_models.router,

@@ -3,7 +3,7 @@
 import pytest
 
 from anime_studio.core.errors import CheckpointError
-from anime_studio.core.plain_text import visible, without_folders
+from anime_studio.core.plain_text import title_of, visible, without_folders
 
 
 @pytest.mark.parametrize("character", ["\x1b", "\r", "\x07", "\x7f", "\x9b", "\u202e", "\u2066", "\u2028"])
@@ -47,3 +47,21 @@ def test_a_problem_names_the_file_and_hides_the_folder():
 
     assert error.problem().detail == "…/vae/config.json is missing"
     assert str(error) == error.detail == "/home/ada/models/demo/vae/config.json is missing"
+
+
+@pytest.mark.parametrize(
+    ("text", "title"),
+    [
+        ("a cat\n on\ta ", "a cat on a"),
+        ("abcdefghij", "abcdefghij"),
+        ("abcdefghijk", "abcdefghi…"),
+        ("abcd \u202efghi\u2066", "abcd fghi"),
+        ("abcdefghe\u0301jk", "abcdefgh…"),
+        ("abcdefg👩\u200d🚀 on the moon", "abcdefg…"),
+        ("abcdefgh👍🏽 yes", "abcdefgh…"),
+        ("abcdefgh🇯🇵 flag", "abcdefgh…"),
+        ("\u0301" * 50, "\u0301" * 9 + "…"),
+    ],
+)
+def test_a_title_is_one_line_cut_between_characters_as_people_see_them(text, title):
+    assert title_of(text, 10) == title

@@ -15,13 +15,17 @@ from anime_studio.core.errors import (
     ConfigurationError,
 )
 from anime_studio.core.jobs import Asset
-from anime_studio.core.signing import MAX_TTL, UrlSigner
+from anime_studio.core.signing import MAX_TTL, MAX_WATCH_TTL, UrlSigner
+from anime_studio.settings import Settings
 
 NOW = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
 EXPIRES_AT = NOW + timedelta(minutes=15)
 CLIP_ID = "c_0123456789abcdef0123456789abcdef"
 OLD, NEW = "old-" + "x" * 32, "new-" + "y" * 32
 SIGNER = UrlSigner([OLD])
+LONGEST_CLIP_TTL_S = next(
+    bound.le for bound in Settings.model_fields["clip_ttl_s"].metadata if hasattr(bound, "le")
+)
 
 clip_ids = st.text("0123456789abcdef", min_size=32, max_size=32).map("c_".__add__)
 assets = st.sampled_from(Asset)
@@ -213,3 +217,74 @@ def test_a_link_names_no_host_and_no_secret():
 
     assert link.startswith(f"/outputs/{CLIP_ID}/poster?expires=")
     assert OLD not in link
+
+
+watch_ttls_s = st.integers(1, int(MAX_WATCH_TTL.total_seconds()))
+
+
+class TestWatchLinks:
+    """A watch link is signed like a clip's link, for another meaning."""
+
+    @given(clip_ids, watch_ttls_s, keys)
+    def test_what_is_signed_verifies_and_leads_to_both_files(self, clip_id, ttl_s, key):
+        signer = UrlSigner([key])
+        link = signer.sign_watch(clip_id, NOW + timedelta(seconds=ttl_s))
+
+        for path in (link.path(), *map(link.path, Asset)):
+            assert signer.verify_watch(clip_id, query_of(path), NOW) == link
+        assert urlsplit(link.path()).path == f"/watch/{clip_id}"
+        assert urlsplit(link.path(Asset.POSTER)).path == f"/watch/{clip_id}/poster"
+
+    @given(clip_ids, assets, ttls_s, st.booleans())
+    def test_neither_kind_of_signature_opens_what_the_other_does(self, clip_id, asset, ttl_s, download):
+        expires_at = NOW + timedelta(seconds=ttl_s)
+        media = query_of(SIGNER.sign(clip_id, asset, expires_at, download=download))
+        watch = query_of(SIGNER.sign_watch(clip_id, expires_at).path())
+
+        with pytest.raises(ClipUrlInvalidError):
+            SIGNER.verify_watch(clip_id, media, NOW)
+        for query in (watch, [*watch, ("dl", "1")]):
+            with pytest.raises(ClipUrlInvalidError):
+                SIGNER.verify(clip_id, asset, query, NOW)
+
+    @given(clip_ids, clip_ids, watch_ttls_s, watch_ttls_s)
+    def test_a_signature_opens_its_own_clip_until_its_own_end(self, clip, clip2, ttl, ttl2):
+        signed = dict(query_of(SIGNER.sign_watch(clip, NOW + timedelta(seconds=ttl)).path()))
+        other = dict(query_of(SIGNER.sign_watch(clip2, NOW + timedelta(seconds=ttl2)).path()))
+        forged = list((other | {"signature": signed["signature"]}).items())
+
+        if (clip, ttl) == (clip2, ttl2):
+            SIGNER.verify_watch(clip2, forged, NOW)
+        else:
+            with pytest.raises(ClipUrlInvalidError):
+                SIGNER.verify_watch(clip2, forged, NOW)
+
+    def test_no_flipped_bit_of_the_query_is_accepted(self):
+        good = query_of(SIGNER.sign_watch(CLIP_ID, EXPIRES_AT).path())
+        for at, (name, value) in enumerate(good):
+            for bit in range(8 * len(value)):
+                flipped = bytearray(value.encode())
+                flipped[bit // 8] ^= 1 << bit % 8
+                with pytest.raises(ClipUrlError):
+                    SIGNER.verify_watch(
+                        CLIP_ID, [*good[:at], (name, flipped.decode("latin-1")), *good[at + 1 :]], NOW
+                    )
+
+    def test_it_lives_until_its_second_which_may_be_years_ahead(self):
+        longest = NOW + timedelta(seconds=LONGEST_CLIP_TTL_S)
+        link = SIGNER.sign_watch(CLIP_ID, longest)
+
+        assert SIGNER.verify_watch(CLIP_ID, query_of(link.path()), NOW) == link
+        with pytest.raises(ClipUrlExpiredError):
+            SIGNER.verify_watch(CLIP_ID, query_of(link.path()), longest)
+        with pytest.raises(ClipUrlInvalidError, match="further ahead"):
+            SIGNER.verify_watch(
+                CLIP_ID, query_of(SIGNER.sign_watch(CLIP_ID, longest + timedelta(seconds=1)).path()), NOW
+            )
+
+    @pytest.mark.parametrize("added", [")", ").", ">", "\u200b", "\u202c\u2069"])
+    def test_what_chat_takes_into_the_links_end_is_ignored_and_not_passed_on(self, added):
+        link = SIGNER.sign_watch(CLIP_ID, EXPIRES_AT)
+        *query, (name, value) = query_of(link.path())
+
+        assert SIGNER.verify_watch(CLIP_ID, [*query, (name, value + added)], NOW) == link

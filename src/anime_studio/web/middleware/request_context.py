@@ -128,6 +128,8 @@ class _Answer:
                 headers["traceparent"] = self.context.traceparent
             for name, value in SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
+            if "frame-ancestors *" in headers.get("Content-Security-Policy", ""):
+                del headers["X-Frame-Options"]  # it has no word for "any site may frame this"
             headers.setdefault("Cache-Control", "no-store")
             if not headers.get("Content-Type", "").startswith("text/html"):
                 headers.setdefault("Content-Security-Policy", DATA_POLICY)

@@ -19,9 +19,14 @@ _KNOWN: Final = {
     },
     "clip_gone": {
         "title": "This clip is gone",
-        "reason": "Clips are kept for a while and then deleted, or their owner deletes them.",
+        "reason": "Clips are kept for a while and then deleted. Their owner or the studio may take them away before.",
         "remedy": "The studio can draw another from the same words.",
     },
+}
+_WATCH_EXPIRED: Final = {
+    "title": "This link has expired",
+    "reason": "It worked for as long as the clip was kept.",
+    "remedy": "The studio can draw another from the same words.",
 }
 _OTHER: Final = {
     "title": "This link is not complete",
@@ -33,8 +38,12 @@ _OTHER: Final = {
 def dead_link_page(request: Request, problem: Problem) -> Response:
     """Return the page for *problem*, with its status; the request's log line and metrics name its code."""
     request.state.error_code = problem.code
+    route: str = request.scope["route"].path
+    words = _KNOWN.get(problem.code, _OTHER)
+    if problem.code == "url_expired" and route.startswith("/watch/"):
+        words = _WATCH_EXPIRED
     return Response(
-        Template(page_text("dead_link.html")).substitute(_KNOWN.get(problem.code, _OTHER)),
+        Template(page_text("dead_link.html")).substitute(words, root="../" * (route.count("/") - 1)),
         problem.status,
         {"Content-Security-Policy": content_security_policy(), "Vary": "Accept"},
         media_type="text/html",

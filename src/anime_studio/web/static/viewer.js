@@ -138,14 +138,9 @@ export class Viewer {
     }
   }
 
-  async copyLink() {
-    try {
-      const clip = await this.freshClip();
-      const link = new URL(sameOriginPath(clip.url), document.baseURI).href;
-      await copyText(link, `Link copied. It is good for ${seconds(clip.expires_in_s)}.`);
-    } catch (problem) {
-      showProblem(byId("job-problem"), problem);
-    }
+  /** The page for people: its link is the server's public address, and lives as long as the clip. */
+  copyLink() {
+    return copyText(this.job.clip.watch_url, "Link copied. It shows the clip for as long as the clip is kept.");
   }
 
   async download(event) {
