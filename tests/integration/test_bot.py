@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -390,6 +391,82 @@ async def test_on_twitch_it_logs_in_answers_pings_takes_orders_and_posts_links(
             assert httpx.get(link.split()[-1]).status_code == 200
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
+
+
+async def test_a_night_on_twitch_with_a_dropped_chat_and_a_restarted_studio(
+    rig: ServerRig, tmp_path: Path
+) -> None:
+    """Forty viewers, most with one wish more than they may; a troll; a moderator who pauses for a while."""
+    rig.policy = replace(rig.policy, max_queued_jobs=99)
+    heard: list[str] = []
+
+    async with IrcServer() as irc, contextlib.AsyncExitStack() as night:
+
+        async def until(start: str) -> None:
+            async with asyncio.timeout(PATIENCE_S):
+                while not heard or not heard[-1].startswith(start):
+                    heard.append(await irc.received.get())
+
+        def order_all(viewers: range) -> None:
+            for number in viewers:
+                irc.chatter(f"v{number}", f"!anime cat {number}")
+                irc.chatter(f"v{number}", "!anime one more")
+                irc.chatter("troll", "!anime a s w a s t i k a")
+
+        before_restart = night.enter_context(contextlib.ExitStack())
+        http = before_restart.enter_context(rig.serve())
+        port = http.base_url.port
+        assert port is not None
+        chat = TwitchChat("show", "bot", "secret", "127.0.0.1", irc.port, tls=False)
+        chat.said_at = deque(maxlen=0)  # Twitch's bound would make the night four minutes long
+        chat.pause_s = 0.05
+        limits = Limits(cooldown_s=0, per_viewer=1, open_orders=99)
+        bot = await night.enter_async_context(
+            running(http, chat.say, tmp_path / "orders.json", limits=limits, deadline_s=600)
+        )
+        listening = asyncio.create_task(chat.listen(bot))
+        await until("JOIN")
+        order_all(range(20))
+        irc.chatter("mod", "!pause", badges="moderator/1")
+        irc.chatter("v20", "!anime too early")
+        irc.chatter("mod", "!resume", badges="moderator/1")
+        await until("PRIVMSG #show :@mod orders are open again")
+        await settled(rig, bot, launched=3)
+
+        irc.drop()
+        await until("JOIN")
+        await asyncio.to_thread(before_restart.close)
+        order_all(range(20, 40))
+        with rig.serve(port) as http, rig.worker():
+            async with asyncio.timeout(PATIENCE_S):
+                while len(rig.launcher.launched) < 40 or bot.orders:
+                    await asyncio.sleep(0.05)
+            await bot.finish()
+            irc.chatter("mod", "!pause", badges="moderator/1")
+            await until("PRIVMSG #show :@mod orders are paused")
+            delivered = [line.split() for line in heard if " http" in line]
+            pages = [httpx.get(words[-1]) for words in delivered]
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+
+    names = sorted(f":@v{number}" for number in range(40))
+    assert sorted(words[2] for words in delivered) == names
+    assert sorted(line.split()[2] for line in heard if " on it, " in line) == names
+    assert all(page.status_code == 200 and "<video" in page.text for page in pages)
+    assert sum("not for this show" in line for line in heard) == 40
+    assert sum(":@v20 orders are paused" in line for line in heard) == 1
+    assert not any("swastika" in line.replace(" ", "") for line in heard)
+    prompts = [rig.record(job_id).spec.prompt for job_id in dict.fromkeys(rig.launcher.launched)]
+    assert prompts == [f"cat {number}" for number in range(40)]
+
+
+async def settled(rig: ServerRig, bot: Bot, *, launched: int) -> None:
+    """Wait until so many orders are at the studio and all that the bot said has left it."""
+    async with asyncio.timeout(PATIENCE_S):
+        while sum("job_id" in order for order in bot.orders.values()) < launched:
+            await asyncio.sleep(0.01)
+        await bot.lines.join()
+    assert len(rig.launcher.launched) == launched
 
 
 async def test_on_twitch_moderators_are_known_by_their_badges(

@@ -118,6 +118,10 @@ def test_a_prompt_becomes_a_clip_behind_a_signed_link(plane: ControlPlane, http:
     assert part.status_code == 206 and part.content == whole.content[4:12]
     assert httpx.get(job["clip"]["poster_url"]).content[:2] == b"\xff\xd8"
     assert httpx.get(url.replace("signature=", "signature=A")).status_code in (400, 403)
+    watch = job["clip"]["watch_url"]
+    page = httpx.get(watch)
+    assert page.status_code == 200 and f'<h1 dir="auto">{SHORT["prompt"]}</h1>' in page.text
+    assert httpx.get(watch.replace("?", "/video?"), follow_redirects=True).content == whole.content
     again = generated(plane, http, SHORT)
     assert again["start_kind"] == "warm" and again["clip"]["sha256"] == job["clip"]["sha256"]
     assert http.get("/ready").json()["status"] == "ready"

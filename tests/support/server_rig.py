@@ -139,12 +139,12 @@ class ServerRig:
             yield self.studio
 
     @contextlib.contextmanager
-    def serve(self) -> Iterator[httpx.Client]:
-        """Serve on a free port of the loopback interface while the block runs."""
+    def serve(self, port: int = 0) -> Iterator[httpx.Client]:
+        """Serve on a free port of the loopback interface, or on the one given, while the block runs."""
         config = uvicorn.Config(
             create_app(self.open_studio, self.options),
             host="127.0.0.1",
-            port=0,
+            port=port,
             access_log=False,  # its lines hold the query, and so the signatures
             log_config=None,
             timeout_graceful_shutdown=1,
