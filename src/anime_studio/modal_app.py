@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -36,18 +37,23 @@ from anime_studio.on_modal.settings import (
 CLIP_CACHE_BYTES: Final = 1024**3
 """Clips on a web container's disk: a range of a cached clip is served without the network."""
 
+SPEND_KEPT_DAYS: Final = 40
+"""The month's budget needs 31."""
+
 settings = ModalSettings.read()
 generator_image, encoder_image, server_image = gpu_image(settings), text_image(settings), web_image(settings)
 
 app = modal.App(APP_NAME, tags=settings.tags)
 
 with server_image.imports():  # type: ignore[no-untyped-call]  # at the top, so that the web container's snapshot holds them
+    from anime_studio.core.policy import Policy
     from anime_studio.core.signing import UrlSigner
-    from anime_studio.core.studio import Studio
+    from anime_studio.core.spend import day_of, spent_by_day
+    from anime_studio.core.studio import MOST_COUNTED, Studio
     from anime_studio.on_modal.clips import VolumeClips, sweep_clips
     from anime_studio.on_modal.job_store import ModalJobs
     from anime_studio.on_modal.launcher import ModalLauncher, TextMethods, backlog_of
-    from anime_studio.on_modal.signing_keys import read_keys
+    from anime_studio.on_modal.signing_keys import read_keys, read_operator_key
     from anime_studio.on_modal.weights import VolumeWeights
     from anime_studio.telemetry import configure_logging, log_job
     from anime_studio.web.app import create_app
@@ -239,17 +245,24 @@ def open_studio() -> Studio:
         ),
         clips=VolumeClips(outputs, SCRATCH / "clips", max_bytes=CLIP_CACHE_BYTES),
         signer=UrlSigner(read_keys(os.environ)),
-        policy=settings.policy(),
+        policy=policy_of_container(),
     )
+
+
+def policy_of_container() -> Policy:
+    """Return what the studio allows; the operator's key comes from the Secret."""
+    return replace(settings.policy(), operator_key=read_operator_key(os.environ))
 
 
 @app.function(image=server_image, schedule=modal.Period(hours=1), max_containers=1, timeout=900)
 async def clean() -> None:
-    """Delete expired clips and job records, and end jobs that were lost."""
+    """Delete expired clips and job records, after their costs are added up, and end jobs that were lost."""
     configure_logging(settings, component="cleaner")
     clock = SystemClock()
     await sweep_clips(outputs, clock.now(), timedelta(seconds=settings.clip_ttl_s))
     jobs = ModalJobs(dicts, clock=clock, backlog=lambda: backlog_of(Generator().render))
+    by_day = spent_by_day(await jobs.finished_since(None, MOST_COUNTED), settings.policy(), clock.now())
+    await jobs.show.note_spent(by_day, oldest_day=day_of(clock.now() - timedelta(days=SPEND_KEPT_DAYS)))
     await jobs.sweep(timedelta(seconds=settings.job_ttl_s))
 
 

@@ -35,6 +35,7 @@ class WebOptions:
         round_seconds: Whether `/v1/videos` takes the nearest legal length for 4, 8 and 12 seconds.
         allowed_hosts: Names that `Host` may hold besides addresses and loopback names; None: any name.
         watch_words: Whether a watch page shows the prompt and who asked.
+        operator_on_loopback: Whether callers of this machine need no operator's key, if there is none.
     """
 
     recipe: str
@@ -46,6 +47,7 @@ class WebOptions:
     round_seconds: bool = False
     allowed_hosts: frozenset[str] | None = None
     watch_words: bool = True
+    operator_on_loopback: bool = False
 
 
 class Settings(BaseSettings):
@@ -80,6 +82,8 @@ class Settings(BaseSettings):
     loopback names, `host` and the name in `base_url` are always allowed; a request to another name gets 421."""
     signing_keys: SecretStr | None = None
     """Comma-separated, oldest first. Absent on a laptop: one is made in `data_dir`, mode 0600."""
+    operator_key: Annotated[SecretStr, Field(min_length=16)] | None = None
+    """What the operator sends to `/operator`. Absent: only callers of this machine are let in, at a server on loopback."""
     url_ttl_s: Annotated[int, Field(ge=1, le=24 * 3600)] = 900
     generate_wait_s: Annotated[float, Field(ge=0, le=140)] = 100
     """Longest wait of `POST /generate`; Modal cuts HTTP at 150 s."""
@@ -98,6 +102,9 @@ class Settings(BaseSettings):
     log_prompts: bool = False
     log_format: Literal["auto", "json", "console"] = "auto"
     budget_usd_per_clip: Annotated[float, Field(gt=0)] | None = None
+    budget_usd_per_day: Annotated[float, Field(gt=0)] | None = None
+    """Receipts and known idling of one day, UTC: past it jobs are refused; docs/operating.md."""
+    budget_usd_per_month: Annotated[float, Field(gt=0)] | None = None
 
     @property
     def machine(self) -> Machine:
@@ -114,6 +121,9 @@ class Settings(BaseSettings):
             compose_prompts=self.compose_prompts,
             machine=self.machine,
             budget_usd_per_clip=self.budget_usd_per_clip,
+            budget_usd_per_day=self.budget_usd_per_day,
+            budget_usd_per_month=self.budget_usd_per_month,
+            operator_key=None if self.operator_key is None else self.operator_key.get_secret_value(),
         )
 
     def web_options(self) -> WebOptions:
@@ -125,6 +135,7 @@ class Settings(BaseSettings):
             round_seconds=self.round_seconds,
             allowed_hosts=self._host_names(),
             watch_words=self.watch_words,
+            operator_on_loopback=self.host in ("127.0.0.1", "::1", "localhost"),
         )
 
     def _host_names(self) -> frozenset[str]:

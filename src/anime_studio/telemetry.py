@@ -52,6 +52,8 @@ class LogEvent(StrEnum):
     SERVER_STARTED = "server.started"  # the server listens; `url` is its address
     SERVER_STOPPED = "server.stopped"  # it has stopped in good order
 
+    OPERATOR_ACTED = "operator.acted"  # the operator did `action`; `changed` jobs or clips were concerned
+
     # Worker
     WORKER_SPAWNED = "worker.spawned"  # the supervisor started a worker process
     WORKER_READIED = (

@@ -139,13 +139,21 @@ class Spend(_Answer):
     usd_per_clip: Annotated[
         float | None,
         Field(ge=0, description="Mean over finished clips, failures included.", examples=[0.004]),
-    ]
+    ] = None
     budget_usd_per_clip: Annotated[
         float | None, Field(ge=0, description="The deployment's budget, if set.", examples=[0.02])
-    ]
+    ] = None
     budget_used: Annotated[
         float | None, Field(ge=0, description="usd_per_clip / budget; over 1 is too much.", examples=[0.2])
-    ]
+    ] = None
+    today_usd: Annotated[
+        float, Field(ge=0, description="Receipts and known idling since midnight, UTC.", examples=[0.4])
+    ] = 0.0
+    month_usd: Annotated[
+        float, Field(ge=0, description="The same since the first of the month.", examples=[3.1])
+    ] = 0.0
+    budget_usd_per_day: Annotated[float | None, Field(ge=0, description="If set.", examples=[2.0])] = None
+    budget_usd_per_month: Annotated[float | None, Field(ge=0, description="If set.", examples=[20.0])] = None
 
 
 class RecentError(_Answer):

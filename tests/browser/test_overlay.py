@@ -145,6 +145,24 @@ def test_a_held_clip_is_on_screen_once_it_is_shown_and_not_announced_before(
     assert page.evaluate("showing").count(free) == 1
 
 
+def test_a_clip_that_is_hidden_leaves_the_screen_and_the_replays(
+    rig: ServerRig, http: httpx.Client, new_page: NewPage
+) -> None:
+    page, (first, second) = open_with_clips(rig, http, new_page, 0, 1, query="&replay=2&loop=1")
+    shows(page, second)
+    page.wait_for_function("() => document.querySelector('#replay-mark:not([hidden])')")
+
+    hidden = http.post("/operator", json={"action": "hide", "clip_id": second})
+    assert hidden.status_code == 200
+    page.wait_for_function("id => !document.getElementById('stage').dataset.showing.includes(id)", arg=second)
+    page.evaluate("showing.length = 0")
+    page.wait_for_function("id => window.showing.filter((one) => one === id).length >= 1", arg=first)
+    for _ in range(2):
+        page.evaluate("showing.length = 0")
+        page.wait_for_function("() => window.showing.length >= 1")
+        assert second not in page.evaluate("showing")
+
+
 def test_a_fade_that_began_late_ends_before_the_clip_beneath_it_goes(
     http: httpx.Client, new_page: NewPage
 ) -> None:

@@ -114,6 +114,7 @@ class ServerRig:
             "recipe": recipe.name,
             "version": "9.9.9",
             "generate_wait_s": WAIT_S,
+            "operator_on_loopback": True,
         }
         self.options = WebOptions(**(defaults | options))  # type: ignore[arg-type]
         self.jobs_class = jobs

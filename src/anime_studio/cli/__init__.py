@@ -12,7 +12,20 @@ import typer
 from typer.exceptions import TyperException
 
 from anime_studio import __version__
-from anime_studio.cli import cost, demo, doctor, follow, generate, jobs, modal, recipes, serve, show, weights
+from anime_studio.cli import (
+    cost,
+    demo,
+    doctor,
+    follow,
+    generate,
+    jobs,
+    modal,
+    operator,
+    recipes,
+    serve,
+    show,
+    weights,
+)
 from anime_studio.cli.output import EXIT_CODES, ExitCode, Output
 from anime_studio.client.errors import own_problem
 
@@ -24,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for _commands in (generate, jobs, follow, show, serve, recipes, weights, cost, doctor, demo, modal):
+for _commands in (generate, jobs, follow, show, operator, serve, recipes, weights, cost, doctor, demo, modal):
     _commands.register(app)
 
 

@@ -71,6 +71,20 @@ def new(env: EnvironmentOption = None, as_json: JsonOption = False) -> None:
         )
 
 
+@keys.command()
+def operator(env: EnvironmentOption = None, as_json: JsonOption = False) -> None:
+    """Make an operator's key in the Secret, in place of the last one, and show it this once."""
+    with answering(as_json=as_json) as output:
+        _require_client()
+        from anime_studio.on_modal.signing_keys import set_operator_key
+
+        key = set_operator_key(env)
+        output.result(
+            {"secret": "anime-studio", "operator_key": key},
+            f"{key}\nkeep it: it cannot be read again. Next: anime-studio deploy, then export ANIME_STUDIO_OPERATOR_KEY",
+        )
+
+
 def _require_client() -> None:
     from importlib.util import find_spec
 

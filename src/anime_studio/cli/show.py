@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from anime_studio.cli.generate import studio_at
+from anime_studio.cli.operator import Keys, OperatorKey, jobs_table, key_within, single_keys
 from anime_studio.cli.output import ExitCode, JsonOption, UrlOption, answering
 from anime_studio.cli.preflight import examine
 from anime_studio.cli.show_report import Poster, render_report
@@ -23,7 +24,7 @@ from anime_studio.client import DEFAULT_URL, StudioClient, StudioError
 from anime_studio.core.plain_text import visible
 from anime_studio.core.stage_words import STAGE_WORDS
 from common.schemas import SignalKind
-from common.show import ChannelClip, Percentiles, ShowStatus
+from common.show import ChannelClip, Percentiles, ShowStatus, Spend
 
 LONGEST_REPORT_H = 7 * 24
 MOST_POSTERS = 100
@@ -43,19 +44,25 @@ def watch(
     every: Annotated[float, typer.Option(min=0.5, help="Seconds between looks.")] = 2.0,
     window: Annotated[int, typer.Option(min=60, help="Seconds to look back.")] = 3600,
     once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
+    key: OperatorKey = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how the show goes, until Ctrl-C. With --json, look once."""
+    """Show how the show goes, until Ctrl-C; keys pause, stop, hide and clear. With --json, look once."""
     with answering(as_json=as_json) as output, studio_at(url) as studio:
         if as_json:
             output.result(studio.show_status(window_s=window), "")
             return
-        with Live(screen=not once, auto_refresh=False) as live:
+        with Live(screen=not once, auto_refresh=False) as live, single_keys() as has_keys:
+            keys = Keys(studio, key)
             while True:
-                live.update(_current_status(studio, window), refresh=True)
+                operators = _operators_view(studio, key, keys.said if has_keys else Text())
+                live.update(Group(_current_status(studio, window), Text(), operators), refresh=True)
                 if once:
                     return
-                time.sleep(every)
+                if not has_keys:
+                    time.sleep(every)
+                elif pressed := key_within(every):
+                    keys.press(pressed)
 
 
 def report(
@@ -142,6 +149,22 @@ def _current_status(studio: StudioClient, window_s: int) -> RenderableType:
         return Text(f"{datetime.now().astimezone():%H:%M:%S}  {visible(str(error))}", style="red")
 
 
+def _operators_view(studio: StudioClient, key: str | None, said: Text) -> RenderableType:
+    try:
+        view = studio.operator_view(key)
+    except StudioError as error:
+        return Text(visible(error.problem.detail), style="dim")
+    paused = Text("new orders are refused", style="yellow") if view.paused else Text()
+    silent = [channel for channel in view.channels if channel.silent]
+    warning = Text(
+        "".join(
+            f"nobody looks at channel {channel.channel} for {channel.asked_s:.0f} s\n" for channel in silent
+        ),
+        style="yellow",
+    )
+    return Group(paused, jobs_table(view), warning, said)
+
+
 def render_status(status: ShowStatus) -> RenderableType:
     """Return the operator's view for a terminal."""
     readiness = status.readiness
@@ -167,10 +190,17 @@ def _numbers(status: ShowStatus) -> Table:
         ("backlog", f"{status.readiness.queued} waiting, {status.readiness.running} being drawn"),
         ("cold starts", str(status.cold_starts)),
         ("spent", f"${spend.usd:.4f}{per_clip}{budget}"),
+        ("today", _against_budgets(spend)),
         ("fallbacks", f"{status.fallbacks}, {errors} playback errors"),
     ):
         table.add_row(Text(name, style="dim"), value)
     return table
+
+
+def _against_budgets(spend: Spend) -> str:
+    day = "" if spend.budget_usd_per_day is None else f" of ${spend.budget_usd_per_day:.2f}"
+    month = "" if spend.budget_usd_per_month is None else f" of ${spend.budget_usd_per_month:.2f}"
+    return f"${spend.today_usd:.4f}{day}, this month ${spend.month_usd:.4f}{month}"
 
 
 def _stages(status: ShowStatus) -> Table:

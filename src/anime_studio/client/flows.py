@@ -26,6 +26,7 @@ from anime_studio.client.errors import (
     error_of,
     unexpected,
 )
+from common.operator import OperatorAction, OperatorAnswer, OperatorView
 from common.schemas import Job, Readiness
 
 T = TypeVar("T")
@@ -171,6 +172,22 @@ def show_clip(studio: Studio, job_id: str) -> Flow[Job]:
 def warm(studio: Studio) -> Flow[Readiness]:
     """Ask for a ready worker; safe to repeat."""
     return ask(studio, Send("POST", f"{studio.url}/warm"), Readiness)
+
+
+def operator_view(studio: Studio, key: str | None) -> Flow[OperatorView]:
+    """Read the operator's view."""
+    return ask(studio, Send("GET", f"{studio.url}/operator", _as_operator(key)), OperatorView)
+
+
+def operate(studio: Studio, action: OperatorAction, key: str | None) -> Flow[OperatorAnswer]:
+    """Act as the operator; safe to repeat."""
+    headers = {"Content-Type": "application/json", **_as_operator(key)}
+    send = Send("POST", f"{studio.url}/operator", headers, action.model_dump_json(exclude_none=True))
+    return ask(studio, send, OperatorAnswer)
+
+
+def _as_operator(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"Authorization": f"Bearer {key}"}
 
 
 def read(studio: Studio, path: str, model: type[M]) -> Flow[M]:

@@ -26,6 +26,7 @@ from anime_studio.client.downloading import download
 from anime_studio.client.flows import Effect, Flow, Read, ReadAll, Report, Send, Sleep
 from anime_studio.client.following import follow, wait
 from anime_studio.client.requests import Options, body_of, new_key
+from common.operator import OperatorAction, OperatorAnswer, OperatorView
 from common.schemas import ClientSignal, ClientSignals, Clip, Health, Job, Readiness, SignalsAccepted
 from common.show import ChannelClips, RecipeCard, ShowStatus
 
@@ -143,6 +144,14 @@ class StudioClient:
         """Return a channel's clips above the sequence number *after*, oldest first; without one, the newest 20."""
         path = f"/channels/{quote(channel, safe='')}/clips" + ("" if after is None else f"?after={after}")
         return self._run(flows.read(self._studio, path, ChannelClips))
+
+    def operator_view(self, key: str | None = None) -> OperatorView:
+        """Return the show as its operator sees it, job ids and prompts included; *key* is the operator's."""
+        return self._run(flows.operator_view(self._studio, key))
+
+    def operate(self, action: OperatorAction, key: str | None = None) -> OperatorAnswer:
+        """Do what the operator may: cancel, clear, hide, show, pause, resume. Safe to repeat."""
+        return self._run(flows.operate(self._studio, action, key))
 
     def warm(self) -> Readiness:
         """Ask for a ready worker and return the readiness now; poll `ready` to wait for it."""

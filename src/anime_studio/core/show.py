@@ -78,7 +78,7 @@ def summarise(
     window: timedelta,
     limit: int,
     readiness: Readiness,
-    budget_usd_per_clip: float | None,
+    spend: Spend,
     signals: Mapping[SignalKind, int],
     recipe: str,
     decoder: str = "full",
@@ -94,7 +94,7 @@ def summarise(
         window: How far the jobs go back.
         limit: As many jobs as were asked of the store; reaching it means there may be more.
         readiness: From the launcher, with the backlog.
-        budget_usd_per_clip: The deployment's budget, if any.
+        spend: What was spent today and this month, and the budgets.
         signals: What clients reported in the window.
         recipe: Name of the deployment's recipe.
         decoder: What decodes its clips.
@@ -123,7 +123,7 @@ def summarise(
         cold_starts=sum(starts.values()) - starts[StartKind.WARM],
         starts=dict(starts),
         stages=_stages(jobs),
-        spend=_spend(jobs, succeeded, budget_usd_per_clip),
+        spend=_spend(jobs, succeeded, spend),
         signals=dict(signals),
         fallbacks=signals.get(SignalKind.FALLBACK_PLAYED, 0),
         errors=[error for job in jobs if (error := _recent_error(job)) is not None][:LAST_ERRORS],
@@ -154,14 +154,16 @@ def _seconds(timings: Sequence[Timings], stage: str) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def _spend(jobs: Sequence[JobRecord], succeeded: int, budget_usd: float | None) -> Spend:
+def _spend(jobs: Sequence[JobRecord], succeeded: int, spend: Spend) -> Spend:
+    budget_usd = spend.budget_usd_per_clip
     usd = sum(job.cost.usd for job in jobs if job.cost is not None)
     usd_per_clip = usd / succeeded if succeeded else None
-    return Spend(
-        usd=round(usd, 6),
-        usd_per_clip=None if usd_per_clip is None else round(usd_per_clip, 6),
-        budget_usd_per_clip=budget_usd,
-        budget_used=None if usd_per_clip is None or budget_usd is None else usd_per_clip / budget_usd,
+    return spend.model_copy(
+        update={
+            "usd": round(usd, 6),
+            "usd_per_clip": None if usd_per_clip is None else round(usd_per_clip, 6),
+            "budget_used": None if usd_per_clip is None or budget_usd is None else usd_per_clip / budget_usd,
+        }
     )
 
 

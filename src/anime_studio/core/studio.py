@@ -17,10 +17,12 @@ from anime_studio.core.clip import new_seed, plan
 from anime_studio.core.clock import SystemClock
 from anime_studio.core.errors import (
     AnimeStudioError,
+    BudgetSpentError,
     ClipGoneError,
     DeadlineUnmeetableError,
     JobCancelledError,
     JobNotFoundError,
+    OrdersPausedError,
     QueueFullError,
 )
 from anime_studio.core.estimate import Estimate, estimate
@@ -30,15 +32,19 @@ from anime_studio.core.policy import Policy
 from anime_studio.core.ports import ClipReader, Clock, JobStore, Launcher
 from anime_studio.core.projection import refuse_over_budget
 from anime_studio.core.prompts import canonical
-from anime_studio.core.readiness import refuse_if_blocked
+from anime_studio.core.readiness import not_ready, refuse_if_blocked
 from anime_studio.core.recipes import Recipe
 from anime_studio.core.signing import ClipLink, UrlSigner, WatchLink
+from anime_studio.core.spend import refuse_if_spent, spent_by_day, today_and_month
 from common.schemas import Clip, GenerateRequest, Job, JobState, Links, Progress, Readiness
+from common.show import Spend
 
 ESTIMATE_FROM_JOBS = 50
 """The median duration of so many jobs, the last that ended, is the estimate for the next one."""
 
 MOST_UPCOMING = 20
+MOST_COUNTED = 100_000
+"""Ended jobs whose cost is added up for a day's and a month's budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,7 @@ class Studio:
         self.recipe = recipe
         self.policy = policy
         self.clock = clock or SystemClock()
-        self._jobs = jobs
+        self.jobs = jobs
         self._launcher = launcher
         self._clips = clips
         self._signer = signer
@@ -80,6 +86,7 @@ class Studio:
             ReportedError: No worker can render it until a person has run the command in the detail.
             QueueFullError: As many jobs are queued as the policy allows.
             BudgetExceededError: It is projected to cost more than the budget for one clip.
+            OrdersPausedError, BudgetSpentError: No jobs are taken for now.
             DeadlineUnmeetableError: It could not be ready in time.
             IdempotencyConflictError: The key belongs to another body.
             StorageError: The job could not be stored; it does not exist.
@@ -87,12 +94,12 @@ class Studio:
         """
         job = self._new_job(request, caller)
         idempotency = _fingerprint(request, caller)
-        if idempotency is None or await self._jobs.find_idempotent(idempotency) is None:
+        if idempotency is None or await self.jobs.find_idempotent(idempotency) is None:
             refuse_over_budget(job.spec, self.recipe, self.policy.machine, self.policy.budget_usd_per_clip)
             await self._refuse_early(request)
         most = self.policy.max_queued_jobs
         try:
-            stored = await self._jobs.add(job, idempotency, max_queued=most)
+            stored = await self.jobs.add(job, idempotency, max_queued=most)
         except QueueFullError:  # others came between the early look and now
             raise _queue_full(most, await self._seconds_until_ready()) from None
         if not stored.state.final:
@@ -105,7 +112,7 @@ class Studio:
         Raises:
             JobNotFoundError: There is none, or its record was swept.
         """
-        job = await self._jobs.get(job_id)
+        job = await self.jobs.get(job_id)
         if job is None:
             raise _no_job()
         return job
@@ -115,7 +122,7 @@ class Studio:
         newest = await self.get(job_id)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                async for job in self._jobs.changes(job_id, after=newest.version):
+                async for job in self.jobs.changes(job_id, after=newest.version):
                     newest = job
         return newest
 
@@ -126,14 +133,14 @@ class Studio:
             JobNotFoundError: There is none.
         """
         await self.get(job_id)
-        async for job in self._jobs.changes(job_id, after=after):
+        async for job in self.jobs.changes(job_id, after=after):
             yield job
 
-    async def cancel(self, job_id: str) -> JobRecord:
+    async def cancel(self, job_id: str, *, by: str = "its owner") -> JobRecord:
         """End a queued job at once; a running one stops at its next step. A final job does not change."""
         job = await self.get(job_id)
-        error = JobCancelledError(f"job {job_id} was cancelled by its owner").problem(job.request_id)
-        after = await self._jobs.cancel(job_id, error, self.clock.now())
+        error = JobCancelledError(f"job {job_id} was cancelled by {by}").problem(job.request_id)
+        after = await self.jobs.cancel(job_id, error, self.clock.now())
         if after is None:
             raise _no_job()
         if not job.state.final:
@@ -163,7 +170,7 @@ class Studio:
             JobNotFoundError: There is none.
         """
         job = await self.get(job_id)
-        await self._jobs.show.show(job, self.clock.now(), even_hidden=False)
+        await self.jobs.show.show(job, self.clock.now(), even_hidden=False)
         return job
 
     async def has_clip(self, job: JobRecord) -> bool:
@@ -181,7 +188,12 @@ class Studio:
 
     async def readiness(self) -> Readiness:
         """Return whether a new job would be rendered, and how soon its clip would be ready."""
-        readiness, backlog = await self._launcher.readiness(), await self._jobs.backlog()
+        readiness, backlog = await self._launcher.readiness(), await self.jobs.backlog()
+        if readiness.problem is None:
+            try:
+                await self._refuse_new()
+            except (OrdersPausedError, BudgetSpentError) as error:
+                readiness = not_ready(error).model_copy(update={"progress_age_s": readiness.progress_age_s})
         one = await self._estimate()
         return readiness.model_copy(
             update={
@@ -197,7 +209,7 @@ class Studio:
     async def present(self, job: JobRecord, base_url: str) -> Job:
         """Return the wire form of *job*, with fresh signed links under *base_url*."""
         clip = job.clip if await self.has_clip(job) else None
-        position = await self._jobs.queue_position(job)
+        position = await self.jobs.queue_position(job)
         progress = job.progress
         if job.state is JobState.QUEUED and position is not None:
             progress = Progress(
@@ -214,29 +226,29 @@ class Studio:
 
     async def channel_clips(self, channel: str, after: int | None) -> ChannelPage:
         """Return a channel's clips above the sequence number *after*, oldest first; without one, the newest."""
-        return await self._jobs.channel_clips(channel, after)
+        return await self.jobs.channel_clips(channel, after)
 
     async def hidden_on(self, channel: str) -> Sequence[str]:
         """Return the ids of the channel's clips that are kept off it, the last ones."""
-        return await self._jobs.show.hidden_on(channel)
+        return await self.jobs.show.hidden_on(channel)
 
     async def upcoming(self, channel: str) -> Sequence[JobRecord]:
         """Return the channel's jobs that have not ended, the next one first; not those that are held."""
-        return [job for job in await self._jobs.open_jobs() if job.channel == channel and not job.hold][
+        return [job for job in await self.jobs.open_jobs() if job.channel == channel and not job.hold][
             :MOST_UPCOMING
         ]
 
     async def ended_since(self, since: datetime, limit: int = 1000) -> Sequence[JobRecord]:
         """Return jobs that ended at or after *since*, newest first."""
-        return await self._jobs.finished_since(since, limit)
+        return await self.jobs.finished_since(since, limit)
 
     async def ended_after(self, sequence: int, limit: int) -> Sequence[Ended]:
         """Return jobs that ended after the one with that sequence number, oldest first; one may come twice."""
-        return await self._jobs.ended_after(sequence, limit)
+        return await self.jobs.ended_after(sequence, limit)
 
     async def newest_sequence(self) -> int:
         """Return the sequence number of the newest end."""
-        return await self._jobs.newest_sequence()
+        return await self.jobs.newest_sequence()
 
     async def open_clip(
         self, clip_id: str, asset: Asset, query: Sequence[tuple[str, str]]
@@ -262,8 +274,8 @@ class Studio:
         """
         link = self._signer.verify_watch(clip_id, query, self.clock.now())
         clip, _ = await self._stored(clip_id, Asset.VIDEO)
-        job = await self._jobs.of_clip(clip_id)
-        if job is not None and await self._jobs.show.hidden([job]):
+        job = await self.jobs.of_clip(clip_id)
+        if job is not None and await self.jobs.show.hidden([job]):
             raise ClipGoneError(f"clip {clip_id} is not shown: the operator hid it, or it waits to be shown")
         return link, clip, job
 
@@ -292,7 +304,7 @@ class Studio:
             await self._launcher.launch(job)
         except AnimeStudioError as error:
             if not may_be_retried:  # no caller knows this job's id: it must not wait for ever
-                await self._jobs.cancel(job.job_id, error.problem(job.request_id), self.clock.now())
+                await self.jobs.cancel(job.job_id, error.problem(job.request_id), self.clock.now())
             raise
 
     def _new_job(self, request: GenerateRequest, caller: Caller) -> JobRecord:
@@ -313,9 +325,43 @@ class Studio:
             notes=notes_on(spec, self.recipe),
         )
 
+    async def spend(self) -> Spend:
+        """Return what was spent today and this month against the budgets; nothing where nobody bills."""
+        policy, now = self.policy, self.clock.now()
+        today_usd = month_usd = 0.0
+        if policy.machine.gpu is not None:
+            by_day = await self.spent_by_day()
+            today_usd, month_usd = today_and_month(by_day, await self.jobs.show.spent_before(), now)
+        return Spend(
+            usd=round(today_usd, 6),
+            budget_usd_per_clip=policy.budget_usd_per_clip,
+            today_usd=round(today_usd, 6),
+            month_usd=round(month_usd, 6),
+            budget_usd_per_day=policy.budget_usd_per_day,
+            budget_usd_per_month=policy.budget_usd_per_month,
+        )
+
+    async def spent_by_day(self) -> dict[str, float]:
+        """Return the US dollars of each day, UTC, whose jobs are still recorded."""
+        ended = await self.jobs.finished_since(None, MOST_COUNTED)
+        return spent_by_day(ended, self.policy, self.clock.now())
+
+    async def _refuse_new(self) -> None:
+        """Refuse every new job while the operator has paused the show or the budget is spent."""
+        if await self.jobs.show.paused():
+            raise OrdersPausedError(
+                "the operator takes no orders for now; those that wait go on", retry_after_s=60
+            )
+        if self.policy.budget_usd_per_day is None and self.policy.budget_usd_per_month is None:
+            return
+        spend, one, backlog = await self.spend(), await self._estimate(), await self.jobs.backlog()
+        expected_usd = (one.usd or 0.0) * (backlog.queued + backlog.running + 1)
+        refuse_if_spent(spend.today_usd, spend.month_usd, expected_usd, self.policy, self.clock.now())
+
     async def _refuse_early(self, request: GenerateRequest) -> None:
         refuse_if_blocked(await self._launcher.readiness())
-        backlog = await self._jobs.backlog()
+        await self._refuse_new()
+        backlog = await self.jobs.backlog()
         eta_s = await self._seconds_until_ready()
         if backlog.queued >= self.policy.max_queued_jobs:
             raise _queue_full(backlog.queued, eta_s)
@@ -331,12 +377,12 @@ class Studio:
         if one.clip_s is None or one.projected:
             return None
         if jobs_ahead is None:
-            backlog = await self._jobs.backlog()
+            backlog = await self.jobs.backlog()
             jobs_ahead = backlog.queued + backlog.running
         return one.clip_s * (jobs_ahead + 1)
 
     async def _estimate(self) -> Estimate:
-        recent = await self._jobs.finished_since(None, limit=ESTIMATE_FROM_JOBS)
+        recent = await self.jobs.finished_since(None, limit=ESTIMATE_FROM_JOBS)
         return estimate(recent, self.recipe, self.policy.machine, self.policy.decoder)
 
     def _with_links(self, job: JobRecord, stored: StoredClip, base_url: str) -> Clip:

@@ -157,7 +157,9 @@ class Supervisor:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(self._settings.model_dump_json(exclude={"signing_keys"}).encode() + b"\n")
+            process.stdin.write(
+                self._settings.model_dump_json(exclude={"signing_keys", "operator_key"}).encode() + b"\n"
+            )
             hung = await self._listen(process.stdout)
             if hung:
                 process.kill()

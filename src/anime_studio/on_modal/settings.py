@@ -9,6 +9,7 @@ and people look for them.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -17,6 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from anime_studio.core.errors import ConfigurationError
+from anime_studio.core.policy import Policy
 from anime_studio.core.pricing import Machine
 from anime_studio.core.projection import CARDS
 from anime_studio.core.recipes import get_recipe, require_decoder
@@ -42,7 +44,9 @@ TEXT_CPU_CORES: Final = (2.0, 4.0)
 TEXT_MEMORY_GIB: Final = 12.0
 """In bfloat16 the layers take 9.26 GB and the embedding table 2.10 GB; Python and torch take about 1 GB."""
 
-_OF_THE_CONTAINER: Final = frozenset({"models_dir", "data_dir", "signing_keys", "host", "port"})
+_OF_THE_CONTAINER: Final = frozenset(
+    {"models_dir", "data_dir", "signing_keys", "operator_key", "host", "port"}
+)
 
 
 class ModalSettings(Settings):
@@ -141,16 +145,24 @@ class ModalSettings(Settings):
             raise ConfigurationError(wrong_values(error)) from None
 
     def as_environment(self) -> dict[str, str]:
-        """Return the variables from which `read` makes these settings again; signing keys are not among them."""
+        """Return the variables from which `read` makes these settings again; no key is among them."""
         values = self.model_dump(mode="json", exclude=set(_OF_THE_CONTAINER))
         return {
             f"ANIME_STUDIO_{name.upper()}": "none" if value is None else str(value)
             for name, value in values.items()
         }
 
+    def policy(self) -> Policy:
+        """Return what the studio allows, with what idling costs here."""
+        return dataclasses.replace(
+            super().policy(),
+            scaledown_window_s=float(self.scaledown_window_s) if self.min_containers == 0 else math.inf,
+            text_usd_per_s=self.text_machine.usd_per_s() if self.text == "cpu" else 0.0,
+        )
+
     def web_options(self) -> WebOptions:
         """Return how HTTP behaves: Modal routes by host, and which `Host` a container sees is not documented."""
-        return dataclasses.replace(super().web_options(), allowed_hosts=None)
+        return dataclasses.replace(super().web_options(), allowed_hosts=None, operator_on_loopback=False)
 
     @property
     def uses_gpu(self) -> bool:

@@ -1,4 +1,4 @@
-"""The signing keys in the Modal Secret `anime-studio`: make the first, add newer ones, check, read.
+"""The keys in the Modal Secret `anime-studio`: signing keys (make the first, add newer ones, check, read), operator's key.
 
 A Secret's values can be written but not read back, so each newer key is a variable of its own: the first is
 `ANIME_STUDIO_SIGNING_KEYS`, later names end in the Unix time. A container has all of them in its environment. The
@@ -22,6 +22,7 @@ from anime_studio.on_modal.errors import client_errors
 from anime_studio.on_modal.settings import SECRET_NAME, SIGNING_KEYS_VARIABLE
 
 KEY_BYTES: Final = 32
+OPERATOR_KEY_VARIABLE: Final = "ANIME_STUDIO_OPERATOR_KEY"
 MAKE_ONE: Final = (
     f"the Modal Secret {SECRET_NAME!r} with the signing keys is missing; make it with: anime-studio keys new"
 )
@@ -35,6 +36,31 @@ def read_keys(environment: Mapping[str, str]) -> Sequence[str]:
     """
     names = sorted(name for name in environment if name.startswith(SIGNING_KEYS_VARIABLE))
     return [key.strip() for name in names for key in environment[name].split(",")]
+
+
+def read_operator_key(environment: Mapping[str, str]) -> str | None:
+    """Return the operator's key, or None.
+
+    Args:
+        environment: A container's variables.
+    """
+    return environment.get(OPERATOR_KEY_VARIABLE, "").strip() or None
+
+
+def set_operator_key(environment_name: str | None = None) -> str:
+    """Put a new operator's key into the Secret in place of the last one, and return it: nobody can read it again.
+
+    Raises:
+        ConfigurationError: There is no Secret yet.
+        UnavailableError: Modal cannot be asked.
+    """
+    require_keys(environment_name)
+    key = secrets.token_urlsafe(KEY_BYTES)
+    with _modal_errors():
+        secret = modal.Secret.from_name(SECRET_NAME, environment_name=environment_name)
+        secret.hydrate()
+        secret.update({OPERATOR_KEY_VARIABLE: key})
+    return key
 
 
 def add_key(environment_name: str | None = None) -> bool:

@@ -33,7 +33,19 @@ from anime_studio.web.openai import videos as openai_videos
 from anime_studio.web.openai.errors import PREFIX as OPENAI_PREFIX
 from anime_studio.web.openai.errors import envelope_answer
 from anime_studio.web.openapi_extras import complete
-from anime_studio.web.routes import generate, health, jobs, outputs, overlay, pages, signals, status, watch
+from anime_studio.web.routes import (
+    generate,
+    health,
+    jobs,
+    operator,
+    outputs,
+    overlay,
+    pages,
+    signals,
+    status,
+    watch,
+)
+from anime_studio.web.viewers import Viewers
 
 OpenStudio = Callable[[], AbstractAsyncContextManager[Studio]]
 
@@ -47,6 +59,7 @@ ROUTERS: Final = (
     overlay.router,
     watch.router,
     status.router,
+    operator.router,
     openai_videos.router,
     openai_models.router,
 )
@@ -92,6 +105,7 @@ def create_app(open_studio: OpenStudio, options: WebOptions) -> FastAPI:
     app.openapi = lambda: app.openapi_schema or complete(generate_openapi())  # type: ignore[method-assign]
     app.state.options = options
     app.state.metrics = Metrics()
+    app.state.viewers = Viewers()
     app.state.begun_s = time.monotonic()
     for router in ROUTERS:
         app.include_router(router)

@@ -47,6 +47,8 @@ class Metrics:
         gauge = partial(Gauge, registry=self._registry)
         histogram = partial(Histogram, registry=self._registry)
         self._counted_up_to = 0
+        self.expired_links = 0
+        """Requests for clips by links that had expired."""
         self._counted: dict[str, None] = {}
         self._recent_signals: deque[tuple[float, SignalKind]] = deque(maxlen=_SIGNALS_REMEMBERED)
         self._counting = asyncio.Lock()
@@ -103,6 +105,7 @@ class Metrics:
     def count_output(self, result: str) -> None:
         """Count a request for a clip's file."""
         self._outputs.labels(result).inc()
+        self.expired_links += result == "url_expired"
 
     def count_signal(self, signal: ClientSignal) -> None:
         """Count a client's signal."""

@@ -9,6 +9,7 @@ from common.schemas import Job
 
 _MEANINGS: Final = {
     400: "Malformed: not JSON, or a link that was altered",
+    401: "The operator's key is missing or wrong",
     403: "The link's signature is not ours (`url_invalid`), or its time has passed (`url_expired`)",
     404: "There is no such job",
     409: "The deadline cannot be met",

@@ -12,7 +12,7 @@ from anime_studio.core.jobs import JobRecord, StoredClip
 from anime_studio.core.recipes import DEMO, FASTWAN_3STEP, RECIPES, TINY_RANDOM, WAN_50STEP, Recipe
 from anime_studio.core.show import percentile, recipe_card, summarise
 from common.schemas import Cost, GenerateRequest, JobState, Readiness, SignalKind, StartKind, Timings
-from common.show import ShowStatus
+from common.show import ShowStatus, Spend
 
 NOW = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
 SPEC = plan(GenerateRequest(prompt="a secret wish", duration=1), TINY_RANDOM, model_revision="r", seed=1)
@@ -57,7 +57,7 @@ def summary(*jobs: JobRecord, **changes: object) -> ShowStatus:
         "window": timedelta(hours=1),
         "limit": 1000,
         "readiness": Readiness(ready=True, status="ready", detail="idle"),
-        "budget_usd_per_clip": None,
+        "spend": Spend(usd=0.0),
         "signals": {},
         "recipe": "demo",
         "version": "1",
@@ -98,7 +98,7 @@ def test_failures_do_not_flatter_the_stage_times_but_their_cost_is_paid() -> Non
 
 
 def test_spend_is_held_against_the_budget_for_one_clip() -> None:
-    status = summary(succeeded(1, 1, usd=0.03), budget_usd_per_clip=0.02)
+    status = summary(succeeded(1, 1, usd=0.03), spend=Spend(usd=0.0, budget_usd_per_clip=0.02))
     assert status.spend.budget_used == pytest.approx(1.5)
 
 

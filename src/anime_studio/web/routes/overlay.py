@@ -39,6 +39,7 @@ async def overlay_page(request: Request, fallback: str = "") -> Response:
     responses=problems(422, 500, 503),
 )
 async def channel_clips(
+    request: Request,
     studio: StudioDep,
     base_url: BaseUrl,
     channel: Annotated[
@@ -60,6 +61,8 @@ async def channel_clips(
     At most 20 at once: go on with `next_after`, at once if there are `more`. A channel nobody used answers an
     empty list. A clip may come twice: drop what you have seen (`clip.clip_id`).
     """
+    viewer = request.client.host if request.client is not None else ""
+    request.app.state.viewers.note(channel, f"{viewer} {request.headers.get('user-agent', '')[:200]}")
     upcoming = await studio.upcoming(
         channel
     )  # first: a job that ends between the two reads is in both, not in none

@@ -58,7 +58,7 @@ async def status(
         window=window,
         limit=MOST_JOBS,
         readiness=await studio.readiness(),
-        budget_usd_per_clip=studio.policy.budget_usd_per_clip,
+        spend=await studio.spend(),
         signals=metrics.signals_within(window_s),
         recipe=options.recipe,
         decoder=studio.policy.decoder,

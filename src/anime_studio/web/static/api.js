@@ -48,6 +48,10 @@ export const eventsPath = (jobId) => `jobs/${jobId}/events`;
 export const readRecipe = () => call("recipe");
 export const readStatus = () => call("status", { headers: { Accept: "application/json" } });
 export const warm = () => call("warm", { method: "POST" });
+const asOperator = (key) => (key === null ? {} : { Authorization: `Bearer ${key}` });
+/** The show as its operator sees it; *key* is null on the server's own machine. */
+export const readOperator = (key) => call("operator", { headers: asOperator(key) });
+export const operate = (action, key) => call("operator", json(action, asOperator(key)));
 /** The channel's clips above the sequence number *after*; without one, the newest. */
 export const readChannel = (channel, after) =>
   call(`channels/${encodeURIComponent(channel)}/clips${after === null ? "" : `?after=${after}`}`);

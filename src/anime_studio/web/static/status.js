@@ -2,6 +2,7 @@
 
 import { readStatus, warm } from "./api.js";
 import { byId, el, pause, roughly, seconds, setText, usd } from "./dom.js";
+import { refreshOperator, setUpOperator } from "./operator.js";
 import { showProblem } from "./problems.js";
 import { STAGE_WORDS } from "./stages.js";
 
@@ -40,9 +41,15 @@ function tiles(status) {
     tile("Backlog", String(status.readiness.queued), `${status.readiness.running} being drawn`),
     tile("Cold starts", String(status.cold_starts), Object.entries(starts).map(([kind, count]) => `${count} ${kind}`).join(", ") || "none yet"),
     tile("Spent", usd(spend.usd), spend.usd_per_clip === null ? budget : `${usd(spend.usd_per_clip)} a clip; ${budget}`, spend.budget_used > 1),
+    tile("Today", usd(spend.today_usd), `${ofBudget(spend.today_usd, spend.budget_usd_per_day, "day")}; this month ${usd(spend.month_usd)}, ${ofBudget(spend.month_usd, spend.budget_usd_per_month, "month")}`,
+      isNear(spend.today_usd, spend.budget_usd_per_day) || isNear(spend.month_usd, spend.budget_usd_per_month)),
     tile("Fallbacks", String(status.fallbacks), `${signals.playback_error ?? 0} playback errors, ${signals.clip_skipped ?? 0} skipped`),
   ];
 }
+
+const WARN_AT_SHARE = 0.8;
+const isNear = (spent, budget) => budget !== null && spent >= WARN_AT_SHARE * budget;
+const ofBudget = (spent, budget, period) => (budget === null ? "no budget" : `${percent(spent / budget)} of ${usd(budget)} a ${period}`);
 
 function tile(name, value, note, alarm = false) {
   return el("div", { class: "tile", "data-alarm": String(alarm) }, el("dt", {}, name), el("dd", {}, value), el("dd", { class: "note" }, note));
@@ -82,7 +89,8 @@ async function onWarm() {
 
 async function refresh() {
   try {
-    show(await readStatus());
+    const [status] = await Promise.all([readStatus(), refreshOperator()]);
+    show(status);
     delete byId("main").dataset.loading;
     showProblem(byId("problem"), null);
   } catch (problem) {
@@ -94,6 +102,7 @@ async function refresh() {
 
 async function run() {
   byId("warm").addEventListener("click", onWarm);
+  setUpOperator();
   for (;;) {
     if (!document.hidden) await refresh();
     await pause(REFRESH_EVERY_MS);
