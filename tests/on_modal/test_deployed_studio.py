@@ -1,6 +1,7 @@
 """The deployed app as a whole: real containers on the uploaded files, from `POST /generate` to the bytes of an MP4."""
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -383,6 +384,10 @@ def test_the_command_line_makes_the_secret_and_deploys(control_plane: ControlPla
     assert deployed.returncode == 0, deployed.stderr
     assert control_plane.app("anime-studio").classes == ["Generator", "TextEncoder"]
     assert studio("keys", "new").returncode == 0
+    made = studio("keys", "operator", "--json")
+    assert made.returncode == 0, made.stderr
+    key_of_operator = json.loads(made.stdout)["operator_key"]
+    assert _keys(control_plane).pop("ANIME_STUDIO_OPERATOR_KEY") == key_of_operator
     assert len(_keys(control_plane)) == 2 and _keys(control_plane)["ANIME_STUDIO_SIGNING_KEYS"] == key
 
 

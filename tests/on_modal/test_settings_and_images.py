@@ -1,5 +1,6 @@
 """Settings survive the trip into a container; what images install resolves for them."""
 
+import math
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 from anime_studio.core.errors import ConfigurationError
 from anime_studio.on_modal.images import PYTHON_VERSION, TORCH, requirements
 from anime_studio.on_modal.settings import MODELS_MOUNT, SCRATCH, ModalSettings
+from anime_studio.on_modal.signing_keys import read_operator_key
 from support.modal_plane.packages import closure
 
 REPOSITORY = Path(__file__).parents[2]
@@ -54,6 +56,23 @@ def test_a_container_reads_back_what_the_shell_set(monkeypatch: pytest.MonkeyPat
 def test_signing_keys_are_never_among_the_baked_settings(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("ANIME_STUDIO_SIGNING_KEYS", "k" * 43)
     assert "k" * 43 not in str(ModalSettings.read().as_environment())
+
+
+def test_the_operators_key_is_never_baked_and_comes_from_the_secret(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ANIME_STUDIO_OPERATOR_KEY", "o" * 43)
+    settings = ModalSettings.read()
+    assert "o" * 43 not in str(settings.as_environment()) + repr(settings) + repr(settings.policy())
+    assert read_operator_key({"ANIME_STUDIO_OPERATOR_KEY": " key \n"}) == "key"
+    assert read_operator_key({"ANIME_STUDIO_OPERATOR_KEY": " "}) is None
+    assert not settings.web_options().operator_on_loopback, "Modal's proxy may come from anywhere"
+
+
+def test_idling_and_the_text_container_count_in_the_budgets():
+    policy = ModalSettings().policy()
+    assert policy.scaledown_window_s == 20
+    assert policy.text_usd_per_s == ModalSettings().text_machine.usd_per_s() > 0
+    assert ModalSettings(min_containers=1).policy().scaledown_window_s == math.inf
+    assert ModalSettings(text="gpu", memory_gib=12).policy().text_usd_per_s == 0
 
 
 def test_settings_out_of_modals_bounds_are_refused():
