@@ -6,7 +6,8 @@
 
 The studio asks no one who they are: who may ask, for what and how often is decided here. An order is refused, in words that
 repeat nothing, when `moderation.py` finds a listed word in it, and `turns.py` bounds what each viewer may ask. Moderators
-say `!pause`, `!resume`, `!skip`, `!cancel @viewer` and `!ban word`.
+say `!pause`, `!resume`, `!skip`, `!cancel @viewer` and `!ban word`. With `--approve`, a finished clip is held until one of
+them says `!approve`, or `!approve @viewer`.
 
 Each order is written to a small file with an idempotency key before it is sent. So a bot that was restarted continues its
 open orders and submits none of them twice.
@@ -14,6 +15,7 @@ open orders and submits none of them twice.
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -38,6 +40,7 @@ from anime_studio.client import (
 from common.schemas import ClientSignal, SignalKind
 
 ACKNOWLEDGE_WITHIN_S = 0.7
+REJECTED = "a moderator cancelled this one"
 # A command may follow `/me` (IRC sends it as ACTION) or, in a reply, the name of who is answered.
 _COMMAND = re.compile(
     r"(?:\x01ACTION\s+)?(?:@\S+\s+)?!(?P<word>\w+)(?:\s+(?P<rest>[^\x01]*))?\x01?$", re.IGNORECASE
@@ -57,12 +60,16 @@ class Bot:
         limits: Limits | None = None,
         blocklist: Blocklist | None = None,
         deadline_s: float = 90.0,
+        needs_approval: bool = False,
+        approve_after_s: float | None = None,
     ) -> None:
         self.studio, self.say, self.file, self.channel = studio, say, file, channel
         self.deadline_s = deadline_s
+        self.needs_approval, self.approve_after_s = needs_approval, approve_after_s
         self.turns = Turns(limits or Limits())
         self.blocklist = blocklist or Blocklist.read(SHIPPED)
         self.paused, self.refused = False, 0
+        self.undecided: dict[str, asyncio.Event] = {}  # orders whose clip waits for a moderator
         self.placing = asyncio.Lock()  # first come, first served: orders reach the studio in their turn
         self.lines: asyncio.Queue[str] = asyncio.Queue()
         self.speaking = asyncio.create_task(self.speak())
@@ -90,6 +97,8 @@ class Bot:
             self.cancel(
                 author, [key for key, order in self.orders.items() if _same_name(order["author"], rest)]
             )
+        elif is_moderator and word == "approve":
+            self.approve(author, rest)
         elif is_moderator and word == "skip":
             self.cancel(author, list(self.turns.at_studio)[:1])
 
@@ -130,13 +139,39 @@ class Bot:
             if order.get("cancelled"):  # a moderator said so while it was being sent
                 await self.stop(key)
             job = await self.studio.wait(order["job_id"], self.left_s(order))
+            if self.needs_approval:
+                await self.decision(key)
             answer = (job.clip.watch_url or job.clip.url) if job.clip else "the clip is gone"
         except (DeadlineExceededError, DeadlineUnmeetableError, JobTimeoutError):
             answer = "no clip this time, the studio is too busy"
             await self.report(ClientSignal(kind=SignalKind.FALLBACK_PLAYED, source="bot"))
         except StudioError as error:
             answer = f"no clip: {error.problem.title.lower()}"
-        self.close(key, answer)
+        self.close(key, REJECTED if order.get("rejected") else answer)
+
+    async def decision(self, key: str) -> None:
+        """Wait until a moderator approves or cancels a finished clip, or the time for that is over; then show it."""
+        order = self.orders[key]
+        if not order.get("approved"):
+            self.turns.remove(key)  # others may be drawn meanwhile
+            self.serve()
+            self.undecided[key] = asyncio.Event()
+            self.answer(order["author"], "your clip is ready and waits for a moderator")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.approve_after_s):
+                    await self.undecided[key].wait()
+            del self.undecided[key]
+        if not order.get("rejected"):
+            await self.studio.show_clip(order["job_id"])
+
+    def approve(self, moderator: str, viewer: str) -> None:
+        """Let the oldest clip that waits be shown, or all of one viewer."""
+        keys = [key for key in self.undecided if not viewer or _same_name(self.orders[key]["author"], viewer)]
+        for key in keys if viewer else keys[:1]:
+            self.orders[key]["approved"] = True
+            self.save()  # before it is shown: a bot that dies now shows it at its next start
+            self.undecided[key].set()
+        self.answer(moderator, "approved" if keys else "no clip waits for you")
 
     async def place(self, key: str) -> None:
         """Submit an order and acknowledge it with its place in the queue."""
@@ -146,6 +181,7 @@ class Bot:
             idempotency_key=key,
             deadline_s=self.left_s(order),
             channel=self.channel,
+            hold=self.needs_approval,
             requested_by=order["author"][:64],
             source="bot",
         )
@@ -163,7 +199,12 @@ class Bot:
         """End orders that wait here, and ask the studio to end the others; each viewer gets the usual answer."""
         for key in keys:
             if key in self.turns.waiting:
-                self.close(key, "a moderator cancelled this one")
+                self.close(key, REJECTED)
+                continue
+            if key in self.undecided:
+                self.orders[key]["rejected"] = True
+                self.save()
+                self.undecided[key].set()
                 continue
             self.orders[key]["cancelled"] = True
             if "job_id" in self.orders[key]:
@@ -247,6 +288,12 @@ def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--per-viewer", type=int, default=defaults.per_viewer, help="open orders of a viewer")
     parser.add_argument("--open-orders", type=int, default=defaults.open_orders, help="open orders of all")
     parser.add_argument("--deadline-s", type=float, default=90.0, help="within which a clip is still wanted")
+    parser.add_argument(
+        "--approve", action="store_true", help="hold each clip until a moderator says !approve"
+    )
+    parser.add_argument(
+        "--approve-after-s", type=float, help="show a clip that nobody decided about after so long"
+    )
     return parser.parse_args()
 
 
@@ -263,6 +310,8 @@ def bot_of(
         limits=limits,
         blocklist=Blocklist.read(SHIPPED, *given.blocklist),
         deadline_s=given.deadline_s,
+        needs_approval=given.approve or given.approve_after_s is not None,
+        approve_after_s=given.approve_after_s,
     )
 
 

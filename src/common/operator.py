@@ -43,6 +43,9 @@ class OperatorJob(BaseModel):
         float | None,
         Field(ge=0, description="What it has cost so far; null before it starts.", examples=[0.002]),
     ]
+    url: Annotated[
+        str | None, Field(description="Signed URL of the MP4, held and hidden ones too.", examples=[None])
+    ] = None
     error_code: Annotated[str | None, Field(description="Why there is no clip.", examples=[None])] = None
 
 

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,8 @@ from discord_bot import Orders
 from moderation import SHIPPED, Blocklist
 from turns import Limits
 from twitch import TwitchChat
+
+CHANNEL = "show-0123456789abcdef"
 
 
 class Chat:
@@ -275,6 +278,70 @@ async def test_a_moderator_pauses_bans_and_cancels_and_nobody_else_does(
         assert bot.orders == {}
     assert not any(line.startswith("@troll") for line in chat.lines)
     assert not any("purple" in line for line in chat.lines)
+
+
+async def test_with_approval_a_clip_is_on_its_channel_only_after_a_moderator_said_so(
+    rig: ServerRig, http: httpx.Client, chat: Chat, tmp_path: Path
+) -> None:
+    def on_air() -> list[str]:
+        return [entry["prompt"] for entry in http.get(f"/channels/{CHANNEL}/clips").json()["clips"]]
+
+    limits, options = (
+        Limits(cooldown_s=0, per_viewer=9, at_studio=1),
+        {"channel": CHANNEL, "needs_approval": True},
+    )
+    async with running(http, chat.say, tmp_path / "orders.json", limits=limits, **options) as bot:
+        with rig.worker():
+            for number in range(3):  # one at a time at the studio: a clip that waits holds up no other
+                bot.hear(f"v{number}", f"!anime cat {number}")
+            for number in range(3):
+                await chat.heard(f"@v{number} your clip is ready and waits for a moderator")
+        bot.hear("v0", "!approve")
+        assert on_air() == []
+        bot.hear("mod", "!approve @V2", is_moderator=True)
+        page = await chat.heard("@v2 http")
+        assert on_air() == ["cat 2"]
+        assert httpx.get(page.split()[-1]).status_code == 200
+        bot.hear("mod", "!cancel @v1", is_moderator=True)
+        await chat.heard("@v1 a moderator cancelled this one")
+    # The bot was killed with one clip undecided: the next one asks again, and shows it when the time is over.
+    again = {**options, "approve_after_s": 0.2}
+    async with running(http, chat.say, tmp_path / "orders.json", limits=limits, **again) as bot:
+        await chat.heard("@v0 http")
+        assert bot.orders == {}
+        bot.hear("mod", "!approve", is_moderator=True)
+        await chat.heard("@mod no clip waits")
+    assert sorted(on_air()) == ["cat 0", "cat 2"]
+    assert sum(line.startswith("@v1 http") for line in chat.lines) == 0
+
+
+async def test_the_chat_of_the_readme_is_what_viewers_see(
+    rig: ServerRig, http: httpx.Client, chat: Chat, tmp_path: Path
+) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (excerpt,) = re.findall(r"```\n(mio: .*?)```", readme, re.DOTALL)
+    said = 0
+    async with running(http, chat.say, tmp_path / "orders.json", limits=Limits(), needs_approval=True) as bot:
+        for line in excerpt.splitlines():
+            name, _, words = line.partition(":")
+            words = words.strip()
+            if name != "studio":
+                bot.hear(name, words, is_moderator=name == "mod")
+                continue
+            if "waits for a moderator" in words:
+                await asyncio.to_thread(rig.render_next)
+            pattern = (
+                re.escape(words)
+                .replace("…", ".*")
+                .replace("https://studio\\.example", r"http://127\.0\.0\.1:\d+")
+            )
+            pattern = re.sub(r"in\\ 20\\ s", r"in \\d+\\ s", pattern)
+            async with asyncio.timeout(PATIENCE_S), chat.changed:
+                await chat.changed.wait_for(lambda said=said: len(chat.lines) > said)
+            assert re.fullmatch(pattern, chat.lines[said]), (chat.lines[said], words)
+            said += 1
+        await bot.finish()
+    assert len(chat.lines) == said
 
 
 async def test_an_order_that_is_being_sent_is_cancelled_too(

@@ -124,6 +124,7 @@ def test_the_operator_sees_whose_prompt_is_drawn_and_what_waits(rig: ServerRig, 
     assert running.usd is not None and running.usd > 0.005, "30 s of an L4"
     assert (waiting.prompt, waiting.state, waiting.usd) == ("waits", JobState.QUEUED, None)
     assert (ended.prompt, ended.state, ended.hidden) == ("done", JobState.SUCCEEDED, False)
+    assert ended.url is not None and http.get(ended.url).status_code == 200
     (channel,) = view.channels
     assert (channel.channel, channel.viewers, channel.silent) == (CHANNEL, 1, False)
 

@@ -22,7 +22,7 @@ class Operator:
         self._studio = studio
         self._jobs = studio.jobs
 
-    async def view(self, channels: Sequence[ChannelView], expired_links: int) -> OperatorView:
+    async def view(self, channels: Sequence[ChannelView], expired_links: int, base_url: str) -> OperatorView:
         """Return the show now; *channels* and *expired_links* are what the web process has counted."""
         jobs = [*await self._jobs.open_jobs(), *await self._jobs.finished_since(None, LAST_ENDED)]
         hidden = await self._jobs.show.hidden(jobs)
@@ -31,7 +31,7 @@ class Operator:
             paused=await self._jobs.show.paused(),
             readiness=await self._studio.readiness(),
             spend=await self._studio.spend(),
-            jobs=[self._seen(job, is_hidden=job.clip_id in hidden) for job in jobs],
+            jobs=[await self._seen(job, base_url, is_hidden=job.clip_id in hidden) for job in jobs],
             channels=list(channels),
             expired_links=expired_links,
         )
@@ -77,7 +77,8 @@ class Operator:
         else:
             await self._jobs.show.show(job, self._studio.clock.now(), even_hidden=True)
 
-    def _seen(self, job: JobRecord, *, is_hidden: bool) -> OperatorJob:
+    async def _seen(self, job: JobRecord, base_url: str, *, is_hidden: bool) -> OperatorJob:
+        clip = (await self._studio.present(job, base_url)).clip if job.clip is not None else None
         now = self._studio.clock.now()
         usd = None if job.cost is None else job.cost.usd
         if job.state is JobState.RUNNING and job.started_at is not None:
@@ -99,6 +100,7 @@ class Operator:
             ),
             prompt=job.spec.prompt,
             hidden=is_hidden,
+            url=None if clip is None else clip.url,
             age_s=max(0.0, (now - job.created_at).total_seconds()),
             usd=usd,
             error_code=None if job.error is None else job.error.code,

@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse
 from anime_studio.core.errors import OperatorOnlyError
 from anime_studio.core.operator import Operator
 from anime_studio.telemetry import LogEvent
-from anime_studio.web.deps import MetricsDep, OptionsDep, StudioDep, refuse_other_sites, require_json
+from anime_studio.web.deps import BaseUrl, MetricsDep, OptionsDep, StudioDep, refuse_other_sites, require_json
 from anime_studio.web.openapi_extras import problems
 from common.operator import OperatorAction, OperatorAnswer, OperatorView
 
@@ -62,9 +62,9 @@ router = APIRouter(
 
 
 @router.get("", summary="See whose prompt is drawn", responses=problems(401, 403, 500, 503))
-async def see(request: Request, studio: StudioDep, metrics: MetricsDep) -> OperatorView:
+async def see(request: Request, studio: StudioDep, metrics: MetricsDep, base_url: BaseUrl) -> OperatorView:
     """Return open and last jobs with their prompts, channels with their viewers, and what was spent."""
-    return await Operator(studio).view(request.app.state.viewers.channels(), metrics.expired_links)
+    return await Operator(studio).view(request.app.state.viewers.channels(), metrics.expired_links, base_url)
 
 
 @router.post(
@@ -74,12 +74,14 @@ async def see(request: Request, studio: StudioDep, metrics: MetricsDep) -> Opera
     responses=problems(400, 401, 403, 404, 410, 413, 415, 422, 500, 503),
     dependencies=[Depends(require_json)],
 )
-async def act(body: OperatorAction, request: Request, studio: StudioDep, metrics: MetricsDep) -> Response:
+async def act(
+    body: OperatorAction, request: Request, studio: StudioDep, metrics: MetricsDep, base_url: BaseUrl
+) -> Response:
     """Do one thing, and return the show after it. Safe to repeat."""
     operator = Operator(studio)
     changed = await operator.act(body)
     _log.info(LogEvent.OPERATOR_ACTED, action=body.action.value, changed=changed)
-    view = await operator.view(request.app.state.viewers.channels(), metrics.expired_links)
+    view = await operator.view(request.app.state.viewers.channels(), metrics.expired_links, base_url)
     answer = OperatorAnswer(**view.model_dump(), changed=changed)
     return JSONResponse(answer.model_dump(mode="json"))
 

@@ -1,7 +1,7 @@
 // The operator's part of the status page: whose prompt is drawn, and cancel, clear, hide, pause.
 // The key stays in this tab's session storage and travels in a header; on the server's own machine none is needed.
 
-import { operate, readOperator } from "./api.js";
+import { operate, readOperator, sameOriginPath } from "./api.js";
 import { byId, el, onSecondClick, roughly, seconds, setText, usd } from "./dom.js";
 import { showProblem } from "./problems.js";
 import { STAGE_WORDS } from "./stages.js";
@@ -76,9 +76,10 @@ function buttons(job) {
     const all = job.requested_by && button(`Cancel all of ${job.requested_by}`, "All of this viewer", { action: "cancel", requested_by: job.requested_by });
     return [button(`Cancel: ${job.prompt}`, "Cancel", { action: "cancel", job_id: job.job_id }), ...(all ? [" ", all] : [])];
   }
-  if (job.state !== "succeeded" || job.channel === null) return [];
+  const look = job.url === null ? [] : [el("a", { href: sameOriginPath(job.url), target: "_blank", "aria-label": `Watch: ${job.prompt}` }, "Watch"), " "];
+  if (job.state !== "succeeded" || job.channel === null) return look;
   const act = job.hidden ? "show" : "hide";
-  return [button(`${act}: ${job.prompt}`, job.hidden ? "Show" : "Hide", { action: act, clip_id: job.clip_id })];
+  return [...look, button(`${act}: ${job.prompt}`, job.hidden ? "Show" : "Hide", { action: act, clip_id: job.clip_id })];
 }
 
 function button(label, words, action) {
