@@ -31,7 +31,7 @@ from anime_studio.core.jobs import JobRecord
 from anime_studio.core.ports import ClipWriter, Clock, Renderer, WorkerStore
 from anime_studio.core.pricing import Machine, receipt
 from anime_studio.telemetry import LogEvent, log_job
-from common.schemas import ClipSpec, Stage, StartKind, Timings
+from common.schemas import ClipSpec, Note, Stage, StartKind, Timings
 
 _log = structlog.get_logger(__name__)
 
@@ -57,6 +57,7 @@ class JobRunner:
         on_report: Called at each report, with what is rendered and the stage: a worker's sign of life.
         save_frames_every_s: While frames are decoded, progress is saved this often.
         retry_save_after_s: Waits between tries to save a job's end: a full disk often has room again soon.
+        notes: Added to those of each clip.
         speeds: Of the last job that succeeded here.
     """
 
@@ -72,6 +73,7 @@ class JobRunner:
     on_report: Callable[[ClipSpec, Stage], None] = lambda _spec, _stage: None
     save_frames_every_s: float = 0.25
     retry_save_after_s: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 5.0, 5.0)
+    notes: tuple[Note, ...] = ()
     speeds: StageSpeeds = FIRST_SPEEDS
 
     def run(
@@ -182,7 +184,8 @@ class _Run:
         )
         cost = receipt(timings, self.runner.machine)
         now = self.runner.clock.now()
-        return self.job.succeeded(clip, timings, cost, now, notes=rendered.notes, paths=rendered.paths)
+        notes = rendered.notes + self.runner.notes
+        return self.job.succeeded(clip, timings, cost, now, notes=notes, paths=rendered.paths)
 
     def _end(self, move: Callable[..., JobRecord], error: AnimeStudioError) -> JobRecord:
         timings, now = self._timings(), self.runner.clock.now()

@@ -82,7 +82,7 @@ class TextEncoder:
         from anime_studio.telemetry import configure_logging
 
         configure_logging(settings, component="text")
-        self.worker = TextWorker(settings)
+        self.worker = TextWorker(settings, refresh=models.reload)
         self.worker.load()
 
     @modal.enter(snap=False)
@@ -91,9 +91,9 @@ class TextEncoder:
         self.worker.load()
 
     @modal.method()
-    def encode(self, spec: dict[str, Any]) -> dict[str, Any]:
+    def encode(self, spec: dict[str, Any], revision: str | None = None) -> dict[str, Any]:
         """Return a clip's text. See `TextWorker.encode`."""
-        return self.worker.encode(spec)
+        return self.worker.encode(spec, revision)
 
     @modal.method()
     def warm(self) -> None:
@@ -128,7 +128,7 @@ class Generator:
         from anime_studio.telemetry import configure_logging
 
         configure_logging(settings, component="worker")
-        self.worker = GpuWorker(settings, text=_text())
+        self.worker = GpuWorker(settings, text=_text(), refresh=models.reload)
         self.worker.before_snapshot()
 
     @modal.enter(snap=False)
@@ -278,15 +278,16 @@ async def clean() -> None:
 def setup(recipe: str = settings.recipe, decoder: str = settings.decoder, newest: bool = False) -> str:
     """Fetch a recipe's weights into the Volume and prepare them for this deployment. Safe to interrupt and repeat.
 
-    With *newest* a recipe that names no commit moves to the newest one.
+    With *newest* a recipe that names no commit moves to the newest one, once that is prepared; containers that run
+    follow before their next job.
     """
+    from anime_studio.checkpoints import store
     from anime_studio.checkpoints.decoders import fetch_decoder
-    from anime_studio.checkpoints.store import fetch
     from anime_studio.core.decoders import PUBLISHED, Decoder
     from anime_studio.engine.loading.prepare import packing_of, prepare
 
     wanted = get_recipe(recipe)
-    checkpoint = fetch(wanted, MODELS_MOUNT, newest=newest)
+    checkpoint = store.fetch(wanted, MODELS_MOUNT, newest=newest, keep_in_use=newest)
     models.commit()  # a container that starts from here on finds them
     print(f"{recipe}: revision {checkpoint.revision} is complete")  # noqa: T201  `modal run` shows it
     if Decoder(decoder) is not Decoder.FULL:
@@ -301,7 +302,24 @@ def setup(recipe: str = settings.recipe, decoder: str = settings.decoder, newest
     folder = prepare(checkpoint, packing)
     models.commit()
     print(f"{recipe}: prepared for fast loading in {folder.name}")  # noqa: T201
+    if newest:
+        store.use(wanted, MODELS_MOUNT, checkpoint.revision)
+        models.commit()
     return checkpoint.revision
+
+
+@app.function(image=server_image, volumes={str(MODELS_MOUNT): models}, max_containers=1, timeout=1800)
+def use(revision: str, recipe: str = settings.recipe) -> str:
+    """Let containers load *revision*, which `setup` fetched before: running ones before their next job.
+
+    Every byte of it is compared with its manifest first.
+    """
+    from anime_studio.checkpoints import store
+
+    store.use(get_recipe(recipe), MODELS_MOUNT, revision)
+    models.commit()
+    print(f"{recipe}: revision {revision} is in use; starts are slower until the next deploy")  # noqa: T201
+    return revision
 
 
 @app.local_entrypoint()

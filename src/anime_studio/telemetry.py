@@ -79,6 +79,9 @@ class LogEvent(StrEnum):
     GENERATOR_WEIGHTS_FAILED = (
         "generator.weights_failed"  # a CPU snapshot holds no weights; `detail` says why
     )
+    WEIGHTS_SWAPPING = "weights.swapping"  # other weights are named: an idle container loads `revision`
+    WEIGHTS_REFUSED = "weights.refused"  # the weights that are named cannot be used; the old ones go on
+    WEIGHTS_NOT_SEEN = "weights.not_seen"  # the Volume could not be read anew; what was mounted goes on
 
     # Modal's text container
     TEXT_READY = "text.ready"  # the container can encode; `revision` names the checkpoint

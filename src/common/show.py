@@ -196,6 +196,20 @@ class ShowStatus(_Answer):
     decoder: Annotated[
         str, Field(description="What makes frames of latents: full, light or tiny.", examples=["full"])
     ] = "full"
+    model_revision: Annotated[
+        str | None,
+        Field(
+            description="Revision of the weights of the newest clip; null without a clip.",
+            examples=["0fad780a534b"],
+        ),
+    ] = None
+    weights_note: Annotated[
+        str | None,
+        Field(
+            description="What to know about those weights: newer than the snapshot, or older than those that are named.",
+            examples=[None],
+        ),
+    ] = None
     uptime_s: Annotated[float, Field(ge=0, description="Seconds since this process began.", examples=[12.5])]
     readiness: Annotated[Readiness, Field(description="Worker, backlog and time to the next clip.")]
     finished: Annotated[int, Field(ge=0, description="Jobs that ended in the window.", examples=[21])]

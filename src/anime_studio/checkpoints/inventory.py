@@ -115,8 +115,10 @@ def unused(models_dir: Path) -> Iterator[Item]:
     return (item for item in inventory(models_dir) if not item.in_use and item.kind is not Kind.UNKNOWN)
 
 
-def pinned_by(recipe: Recipe) -> str:
-    """Return in words what holds the recipe to its commit."""
-    if recipe.revision != NEWEST:
+def pinned_by(recipe: Recipe, revision: str) -> str:
+    """Return in words what holds the recipe to *revision*."""
+    if recipe.revision == revision:
         return "the program names its commit"
+    if recipe.revision != NEWEST:
+        return f"by `weights use`; the program names {recipe.revision}"
     return "the commit of the first fetch, until: anime-studio weights update"

@@ -4,7 +4,7 @@
         model_index.json, …              diffusers' layout
         manifest.json                    size and SHA-256 of every file
         complete                         written last: a folder without it is not a checkpoint
-    models_dir/<recipe>/in_use           the commit that a recipe without one of its own keeps to
+    models_dir/<recipe>/in_use           the revision that is loaded, in place of the recipe's own; `use` writes it
 
 A fetch may be interrupted and repeated: files are downloaded into `<revision>.partial` and compared with the hub's
 listing, then one rename makes the folder visible. The demo checkpoint ships with the package and has a manifest too.
@@ -38,6 +38,7 @@ from anime_studio.core.recipes import DEMO, TINY_RANDOM, Recipe
 
 PACKAGED = Path(__file__).parent
 FETCH_COMMAND = "anime-studio weights fetch"
+USE_COMMAND = "anime-studio weights use"
 
 IN_USE = "in_use"
 NEWEST = "main"
@@ -82,19 +83,22 @@ class Checkpoint:
         return cls(folder, folder.name, folder)
 
 
-def locate(recipe: Recipe, models_dir: Path, *, hashes: bool | None = None) -> Checkpoint:
+def locate(
+    recipe: Recipe, models_dir: Path, *, revision: str | None = None, hashes: bool | None = None
+) -> Checkpoint:
     """Return the recipe's checkpoint, its files checked.
 
     Args:
         recipe: Whose checkpoint.
         models_dir: The folder of all checkpoints.
+        revision: Which one; None for the one in use.
         hashes: See `Manifest.check`.
 
     Raises:
         WeightsMissingError: It is not on this machine; `command` fetches it.
         CheckpointError: A file is missing, truncated or altered; the detail names it.
     """
-    checkpoint = find(recipe, models_dir)
+    checkpoint = find(recipe, models_dir, revision)
     check(checkpoint, hashes=hashes)
     return checkpoint
 
@@ -115,6 +119,7 @@ def fetch(
     *,
     hub: ModelHub | None = None,
     newest: bool = False,
+    keep_in_use: bool = False,
     report: Report | None = None,
 ) -> Checkpoint:
     """Download the recipe's checkpoint, compare it with the hub's listing, and make it visible by one rename.
@@ -127,6 +132,7 @@ def fetch(
         models_dir: The folder of all checkpoints.
         hub: Where from; None means the public hub, or `HF_ENDPOINT`.
         newest: Whether to move a recipe that names no commit to its repository's newest one.
+        keep_in_use: Whether what is loaded stays as it is until `use`, though *newest* moved.
         report: See `Report`.
 
     Raises:
@@ -157,9 +163,31 @@ def fetch(
         _download(hub, listing, recipe, folder, report)
     with fixed_by(_not_of(recipe, listing)):  # another recipe of the same checkpoint may need less
         require_complete(folder, recipe)
-    if recipe.revision == NEWEST:
+    if recipe.revision == NEWEST and not keep_in_use:
         _write_in_use(folder.parent, revision)
-    return find(recipe, models_dir)
+    return Checkpoint.at(folder)
+
+
+def use(recipe: Recipe, models_dir: Path, revision: str) -> Checkpoint:
+    """Let *revision* be what is loaded from now on: by the next start, and by a container that runs before its next job.
+
+    Every byte of it is compared with its manifest first.
+
+    Raises:
+        ConfigurationError: The recipe's checkpoint ships with the package, or *revision* names no commit.
+        WeightsMissingError: It is not here; `command` fetches the recipe's.
+        CheckpointError: A file is missing, truncated or altered, or it is not a checkpoint of this recipe.
+    """
+    if recipe is DEMO:
+        raise ConfigurationError(f"the checkpoint of recipe {recipe.name} ships with the program")
+    if not _names_a_revision(recipe, revision):
+        raise ConfigurationError(
+            f"{revision!r} is no revision; say a whole commit, as `weights list` shows it"
+        )
+    checkpoint = locate(recipe, models_dir, revision=revision, hashes=True)
+    require_complete(checkpoint.folder, recipe)
+    _write_in_use(checkpoint.folder.parent, revision)
+    return checkpoint
 
 
 def publish(partial: Path, folder: Path) -> None:
@@ -174,12 +202,34 @@ def publish(partial: Path, folder: Path) -> None:
 
 
 def revision_in_use(recipe: Recipe, models_dir: Path) -> str | None:
-    """Return the commit that a recipe without one of its own keeps to; None before its first fetch."""
+    """Return the revision that the file `in_use` names; None where there is no such file, as before the first fetch.
+
+    Raises:
+        CheckpointError: The file names no revision.
+    """
+    path = models_dir / recipe.checkpoint_name / IN_USE
     try:
-        named = (models_dir / recipe.checkpoint_name / IN_USE).read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
+        named = path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
         return None
-    return named if re.fullmatch("[0-9a-f]{40}", named) else None
+    if not _names_a_revision(recipe, named):
+        raise CheckpointError(
+            f"{path} holds {named[:60]!r}, which is no revision; write it with: {USE_COMMAND}"
+        )
+    return named
+
+
+def naming(recipe: Recipe, models_dir: Path) -> tuple[bytes, int] | None:
+    """Return what changes whenever `in_use` is written, be it with the same name; None where there is no such file."""
+    path = models_dir / recipe.checkpoint_name / IN_USE
+    try:
+        return path.read_bytes(), path.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _names_a_revision(recipe: Recipe, named: str) -> bool:
+    return re.fullmatch("[0-9a-f]{40}", named) is not None or (named == recipe.revision != NEWEST)
 
 
 def _revision_to_fetch(recipe: Recipe, models_dir: Path, hub: ModelHub, *, newest: bool) -> str:
@@ -258,11 +308,12 @@ def _write_in_use(base: Path, revision: str) -> None:
     named.replace(base / IN_USE)
 
 
-def find(recipe: Recipe, models_dir: Path) -> Checkpoint:
-    """Return the recipe's checkpoint on this machine, its files not checked.
+def find(recipe: Recipe, models_dir: Path, revision: str | None = None) -> Checkpoint:
+    """Return the recipe's checkpoint on this machine, its files not checked: of *revision*, or None for the one in use.
 
     Raises:
         WeightsMissingError: It is not here; `command` fetches it.
+        CheckpointError: The file `in_use` names no revision.
     """
     base = models_dir / recipe.checkpoint_name
     if recipe is DEMO:
@@ -270,7 +321,9 @@ def find(recipe: Recipe, models_dir: Path) -> Checkpoint:
             command = f"pip install ./anime_studio_demo-{__version__}-py3-none-any.whl"
             raise weights_missing("recipe demo", "this installation", command)
         return Checkpoint(PACKAGED / DEMO.name, DEMO.revision, base / DEMO.revision)
-    named = recipe.revision if recipe.revision != NEWEST else revision_in_use(recipe, models_dir)
+    named = revision or revision_in_use(recipe, models_dir)
+    if named is None and recipe.revision != NEWEST:
+        named = recipe.revision
     candidates = [base / named] if named else sorted(base.glob("*"), key=lambda path: path.name)
     complete = [path for path in candidates if (path / COMPLETE).exists()]
     if complete:
@@ -278,7 +331,7 @@ def find(recipe: Recipe, models_dir: Path) -> Checkpoint:
     command = f"{FETCH_COMMAND} --recipe {recipe.name}"
     if recipe is TINY_RANDOM:
         command = f"python -m anime_studio.engine.loading.tiny_random {base}/{recipe.revision}"
-    raise weights_missing(f"recipe {recipe.name}", str(base), command)
+    raise weights_missing(f"recipe {recipe.name}", str(base / (named or "")), command)
 
 
 def weights_missing(what: str, where: str, command: str) -> WeightsMissingError:

@@ -169,7 +169,7 @@ def _weights(settings: Settings) -> Iterator[Finding]:
         return
     detail = f"recipe {settings.recipe}, revision {checkpoint.revision}, decoder {checkpoint.decoder}"
     if recipe.repo_id is not None:
-        detail += f"; {pinned_by(recipe)}"
+        detail += f"; {pinned_by(recipe, checkpoint.revision)}"
     yield Finding("weights", "ok", detail)
     yield _prepared(settings, checkpoint)
 

@@ -1,4 +1,4 @@
-"""`weights`: fetch, update, prepare, check, list and prune the checkpoints and decoders on this machine."""
+"""`weights`: fetch, update, use, prepare, check, list and prune the checkpoints and decoders on this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from anime_studio.checkpoints import store
-from anime_studio.checkpoints.decoders import fetch_decoder, locate_with_decoder
+from anime_studio.checkpoints.decoders import fetch_decoder, locate_with_decoder, with_decoder
 from anime_studio.checkpoints.inventory import Item, inventory, remove, unused
 from anime_studio.checkpoints.manifest import Manifest, Packing
 from anime_studio.checkpoints.prepared import PREPARE_COMMAND, all_prepared, verify_prepared
@@ -56,14 +56,37 @@ def update(recipe: RecipeOption, as_json: JsonOption = False) -> None:
         _fetch(output, get_recipe(recipe), Decoder.FULL, newest=True)
 
 
+@commands.command()
+def use(
+    revision: Annotated[str, typer.Argument(help="A commit that lies here: see `weights list`.")],
+    recipe: RecipeOption,
+    as_json: JsonOption = False,
+) -> None:
+    """Load this commit from the next start on. Every byte of it is checked first.
+
+    On Modal: `modal run -m anime_studio.modal_app::use --revision …`; running containers follow before their next job.
+    """
+    with answering(as_json=as_json) as output:
+        wanted, models_dir = get_recipe(recipe), Settings().models_dir
+        checkpoint = store.use(wanted, models_dir, revision)
+        output.result(
+            _document(wanted, checkpoint), f"{_title(wanted, checkpoint)} is in use from the next start on"
+        )
+
+
 def _fetch(output: Output, recipe: Recipe, decoder: Decoder, *, newest: bool) -> None:
     models_dir = Settings().models_dir
     if decoder is not Decoder.FULL:
         fetch_decoder(PUBLISHED[decoder], models_dir)
-    before = store.revision_in_use(recipe, models_dir)
-    store.fetch(recipe, models_dir, newest=newest, report=FetchReport(output))
-    checkpoint = locate_with_decoder(recipe, decoder, models_dir)
+    before = None if not newest else store.revision_in_use(recipe, models_dir)
+    fetched = store.fetch(recipe, models_dir, newest=newest, report=FetchReport(output))
+    checkpoint = with_decoder(fetched, recipe, decoder, models_dir)
     text = f"{_title(recipe, checkpoint)} is here and whole: {checkpoint.folder}"
+    if recipe.repo_id and (in_use := store.revision_in_use(recipe, models_dir)) not in (
+        None,
+        checkpoint.revision,
+    ):
+        text += f"\nin use is another: {in_use}; to load this one: {store.USE_COMMAND} {checkpoint.revision}"
     if newest and before is not None:
         text += f"\nbefore: {before}" if before != checkpoint.revision else "\nit was the newest already"
     if checkpoint.decoder_file is not None:

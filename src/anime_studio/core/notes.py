@@ -22,6 +22,11 @@ PROMPT_CUT: Final = "prompt_cut"
 """The model reads fewer tokens than the prompt has."""
 PATHS_REFUSED: Final = "paths_refused"
 """The device refused fast paths, so the clip took longer."""
+WEIGHTS_SWAPPED: Final = "weights_swapped"
+"""The weights are others than those of the snapshot."""
+WEIGHTS_REFUSED: Final = "weights_refused"
+"""The weights that the file `in_use` names cannot be used, so older ones made the clip."""
+ON_WEIGHTS: Final = frozenset({WEIGHTS_SWAPPED, WEIGHTS_REFUSED})
 
 MOST_WORDS: Final = 6
 LONGEST_WORD_CHARS: Final = 24
@@ -47,6 +52,20 @@ def paths_refused(names: Sequence[str]) -> Note | None:
     if not names:
         return None
     return Note(code=PATHS_REFUSED, detail=f"slower than usual: this device refused {', '.join(names)}")
+
+
+def weights_swapped(revision: str) -> Note:
+    """Return a note on weights of *revision* that came after the snapshot."""
+    detail = f"new weights ({revision}); starts are slower until the next deploy"
+    return Note(code=WEIGHTS_SWAPPED, detail=detail)
+
+
+def weights_refused(detail: str, revision: str) -> Note:
+    """Return a note on a clip of *revision* though other weights were named, which *detail* says cannot be used."""
+    return Note(
+        code=WEIGHTS_REFUSED,
+        detail=f"made with the weights {revision}; the new ones cannot be used: {detail}",
+    )
 
 
 def _unknown_words(spec: ClipSpec, recipe: Recipe) -> Note | None:

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 from anime_studio.core.clip import FRAMES_PER_LATENT
 from anime_studio.core.jobs import JobRecord
+from anime_studio.core.notes import ON_WEIGHTS
 from anime_studio.core.recipes import Recipe
 from common.schemas import GenerateRequest, JobState, Readiness, SignalKind, StartKind, Timings
 from common.show import Bounds, FinishedJob, Percentiles, RecentError, RecipeCard, ShowStatus, Size, Spend
@@ -104,6 +105,7 @@ def summarise(
     """
     by_state = Counter(job.state for job in jobs)
     succeeded, failed = by_state[JobState.SUCCEEDED], by_state[JobState.FAILED]
+    newest = next((job for job in jobs if job.state is JobState.SUCCEEDED), None)
     starts = Counter(job.start_kind for job in jobs if job.start_kind is not None)
     return ShowStatus(
         now=now,
@@ -111,7 +113,11 @@ def summarise(
         version=version,
         recipe=recipe,
         decoder=decoder,
-        paths=next((job.paths for job in jobs if job.state is JobState.SUCCEEDED), ()),
+        paths=newest.paths if newest else (),
+        model_revision=newest.spec.model_revision if newest else None,
+        weights_note=next((note.detail for note in newest.notes if note.code in ON_WEIGHTS), None)
+        if newest
+        else None,
         uptime_s=uptime_s,
         readiness=readiness,
         finished=len(jobs),

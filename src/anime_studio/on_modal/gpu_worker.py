@@ -4,7 +4,11 @@ Modal calls two hooks: `before_snapshot`, then `after_snapshot`. Between them Mo
 restore it in another container, or do nothing; the worker is ready after both, in each snapshot mode. The hooks never
 raise for an error that a person must fix (missing weights, a broken device), because Modal starts a container that
 fails to start again and again, and bills for it (guide, "Failures and retries"). The worker stores that error and
-fails each job with it.
+fail each job with it.
+
+The file `in_use` on the Volume names the weights (`checkpoints.store`). The worker compares it after a restore and
+before each job, and loads what is named, while the old weights wait in host memory: they go on if the new ones cannot
+be used. A job is rendered by one engine from its text to its last frame, so no clip mixes two.
 
 Source of the hooks' order and of what a snapshot does: modal.com/docs/guide/memory-snapshots and client 1.6.4,
 `modal/_runtime/task_lifecycle_manager.py`.
@@ -20,14 +24,14 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import structlog
 from modal.exception import InputCancellation
 
 from anime_studio.checkpoints.decoders import FOLDER as DECODERS
 from anime_studio.checkpoints.decoders import with_decoder
-from anime_studio.checkpoints.store import Checkpoint, locate
+from anime_studio.checkpoints.store import Checkpoint, locate, naming, revision_in_use
 from anime_studio.core.clip import new_seed, plan
 from anime_studio.core.clock import SystemClock
 from anime_studio.core.errors import (
@@ -37,12 +41,13 @@ from anime_studio.core.errors import (
     WeightsMissingError,
 )
 from anime_studio.core.jobs import JobRecord
+from anime_studio.core.notes import weights_refused, weights_swapped
 from anime_studio.core.ports import ClipWriter, WorkerStore
 from anime_studio.core.recipes import Recipe, get_recipe
 from anime_studio.job_runner import JobRunner
 from anime_studio.on_modal.dicts import to_json
-from anime_studio.on_modal.settings import SCRATCH, ModalSettings
-from anime_studio.on_modal.weights import setup_needed
+from anime_studio.on_modal.settings import SCRATCH, USE_COMMAND, ModalSettings
+from anime_studio.on_modal.weights import see_anew, setup_needed
 from anime_studio.telemetry import LogEvent, log_job
 from common.schemas import GenerateRequest, Problem, Stage, StartKind
 
@@ -51,10 +56,14 @@ if TYPE_CHECKING:
     from anime_studio.engine.loading.components import Components
     from anime_studio.on_modal.remote_text import RemoteText
 
+_FRESH_S: Final = 10.0
+"""A first job that comes so soon after its container's start reads nothing anew: the start did."""
+
 _log = structlog.get_logger(__name__)
 
 LoadEngine = Callable[[Recipe, Checkpoint, ModalSettings], "Engine"]
 CheckDevice = Callable[[ModalSettings], None]
+_UNKNOWN: Final = object()
 
 
 class CallStore(WorkerStore, Protocol):
@@ -80,6 +89,7 @@ class GpuWorker:
         settings: ModalSettings,
         *,
         text: RemoteText | None = None,
+        refresh: Callable[[], None] = lambda: None,
         load: LoadEngine | None = None,
         check: CheckDevice | None = None,
         task_id: Callable[[], str] | None = None,
@@ -89,6 +99,7 @@ class GpuWorker:
         Args:
             settings: Of the deployment.
             text: The text container, where the text is encoded; None to load the encoder here.
+            refresh: Makes the Volume of checkpoints show what was committed since it was mounted.
             load: Makes the engine; absent means `engine.startup`.
             check: Raises `EngineError` when the device fails; absent means `engine.device_check`.
             task_id: Names the container; absent means Modal's variable.
@@ -104,6 +115,12 @@ class GpuWorker:
         self.start_s = 0.0
         """Seconds that made the container ready; billed to its first job."""
         self._text = text
+        self._refresh = refresh
+        self._naming: object = None
+        """Of `in_use`, when it was last compared."""
+        self._in_snapshot: str | None = None
+        """Revision of the weights that the snapshot holds, if it holds any."""
+        self._fresh_until = 0.0
         self._load_engine = load or self._start_engine
         self._weights: tuple[Checkpoint, Components, str] | None = None
         self._check_device = check or _check_device
@@ -119,8 +136,10 @@ class GpuWorker:
         if self.settings.snapshot == "gpu":
             self._load()
             self._sleep()
+            self._in_snapshot = self.checkpoint.revision if self.checkpoint else None
         elif self.settings.snapshot == "cpu":
             self._load_weights()
+            self._in_snapshot = self._weights[0].revision if self._weights else None
         self.start_s = time.monotonic() - begun
 
     def after_snapshot(self) -> None:
@@ -130,15 +149,17 @@ class GpuWorker:
         self.start_kind = StartKind.RESTORED if restored else StartKind.COLD
         if restored:
             self.start_s = 0.0  # those seconds were another container's
+            see_anew(self._refresh)
         if self.engine is None:
             self._load()
-        else:
+        elif not (self._others_are_named() and self._swap()):
             self._wake_up_or_reload(self.engine)
         if restored:
             from anime_studio.engine.device_check import reseed
 
             reseed()
         self.start_s += time.monotonic() - begun
+        self._fresh_until = time.monotonic() + _FRESH_S
         self._log_state()
 
     def render(
@@ -210,31 +231,108 @@ class GpuWorker:
         return runner.run(record, worker_store, clips, start_kind=start_kind, start_s=start_s)
 
     def _ready(self) -> JobRunner:
+        self._follow_weights()
         if self._runner is None:
             raise self.error or EngineError("the container was not made ready; see its log")
         return self._runner
 
-    def _load(self) -> None:
-        from anime_studio.engine.device_check import fingerprint
-
-        self.error, self.device_failed = None, False
+    def _follow_weights(self) -> None:
+        """Between two jobs: load the weights that are named now, if they are others; its seconds are billed to the next job."""
+        fresh, self._fresh_until = time.monotonic() < self._fresh_until, 0.0
+        if fresh:
+            return
+        see_anew(self._refresh)
+        if not self._others_are_named():
+            return
+        begun = time.monotonic()
         try:
-            self.checkpoint = self._locate()
-            self._check_device_or_note_it()
-            engine = self._load_engine(self.recipe, self.checkpoint, self.settings)
-            self._fingerprint = fingerprint(engine.components)
-            self.engine = engine
-            self._runner = JobRunner(
-                engine,
-                model_revision=self.checkpoint.revision,
-                machine=self.settings.machine,
-                clock=SystemClock(),
-                scratch=SCRATCH,
-                decoder=self.checkpoint.decoder,
-                log_prompts=self.settings.log_prompts,
-            )
+            if self.engine is None:
+                self._load()
+            elif not self._swap():
+                self._wake_up_or_reload(self.engine)
+        except BaseException:  # a cancel by Modal: the next job looks again
+            self._naming = _UNKNOWN
+            raise
+        self.start_s += time.monotonic() - begun
+        self._log_state()
+
+    def _others_are_named(self) -> bool:
+        """Whether `in_use` was written since it was last compared."""
+        before, self._naming = self._naming, naming(self.recipe, self.settings.models_dir)
+        return self._naming != before
+
+    def _swap(self) -> bool:
+        """Load what is named in place of what is loaded; return False if that stays, perhaps asleep."""
+        assert self.checkpoint is not None
+        old = self.checkpoint
+        try:
+            named = self._locate()
+            if named == old:
+                return False
+            _log.info(LogEvent.WEIGHTS_SWAPPING, revision=named.revision, before=old.revision)
+            self._sleep()  # so that the device has room
+            self._take(named)
+        except AnimeStudioError as error:
+            self._refuse(error, old)
+            return False
+        gc.collect()  # the old engine
+        return True
+
+    def _refuse(self, error: AnimeStudioError, old: Checkpoint) -> None:
+        _log.error(LogEvent.WEIGHTS_REFUSED, code=error.code, detail=error.detail, revision=old.revision)
+        self.device_failed = False
+        if self._runner is not None:
+            self._runner.notes = (weights_refused(error.detail, old.revision),)
+
+    def _load(self) -> None:
+        """Load what is named; if that cannot be used, what the snapshot held; else say in `error` why not."""
+        self.error, self.device_failed = None, False
+        self._naming = naming(self.recipe, self.settings.models_dir)
+        held = self._weights
+        old = held[0] if held is not None else self.checkpoint
+        named: Checkpoint | None = None
+        try:
+            named = self._locate()
+            self._take(named)
         except AnimeStudioError as error:
             self.error = error
+            if old in (None, named) or self.device_failed:
+                return
+            try:
+                self._weights = held
+                self._take(old)
+            except AnimeStudioError:
+                return
+            self.error = None
+            self._refuse(error, old)
+
+    def _take(self, checkpoint: Checkpoint) -> None:
+        """Load *checkpoint* and render with it from now on; what is loaded stays when this raises.
+
+        Raises:
+            AnimeStudioError: It cannot be used, or the device fails.
+        """
+        from anime_studio.engine.device_check import fingerprint
+        from anime_studio.engine.text import encoder_revision
+
+        self._check_device_or_note_it()
+        engine = self._load_engine(self.recipe, checkpoint, self.settings)
+        self._fingerprint, encoder = fingerprint(engine.components), encoder_revision(checkpoint.folder)
+        swapped = self._in_snapshot not in (None, checkpoint.revision)
+        runner = JobRunner(
+            engine,
+            model_revision=checkpoint.revision,
+            machine=self.settings.machine,
+            clock=SystemClock(),
+            scratch=SCRATCH,
+            decoder=checkpoint.decoder,
+            log_prompts=self.settings.log_prompts,
+            notes=(weights_swapped(checkpoint.revision),) if swapped else (),
+        )
+        if self._text is not None:
+            self._text.revision, self._text.encoder = checkpoint.revision, encoder
+        self.engine, self._runner = engine, runner
+        self.checkpoint = checkpoint  # last: were this interrupted, the next look would load it once more
 
     def _load_weights(self) -> None:
         """Load weights into host memory. Modal shows no GPU now; if torch looked for one, it would never see one later."""
@@ -271,8 +369,15 @@ class GpuWorker:
         try:
             checkpoint, where = locate(recipe, models_dir), models_dir / DECODERS
             return with_decoder(checkpoint, recipe, decoder, models_dir)
-        except WeightsMissingError:
-            raise setup_needed(recipe, decoder, str(where)) from None
+        except WeightsMissingError as error:
+            needed = setup_needed(recipe, decoder, str(where))
+            if (named := revision_in_use(recipe, models_dir)) is None:
+                raise needed from None
+            raise WeightsMissingError(
+                f"{error.detail.partition(';')[0]}, and the file in_use names {named}; fetch the weights with: "
+                f"{needed.command}; or name others with: {USE_COMMAND} --revision",
+                command=needed.command,
+            ) from None
 
     def _check_device_or_note_it(self) -> None:
         try:

@@ -4,6 +4,9 @@ The web container starts text and render at the same moment. While the GPU conta
 costs no GPU time. A GPU container that waits reports meanwhile, so a cancel or a deadline ends the job, and it does not
 wait longer than `WAIT_S` for each of two calls.
 
+A text container may hold the encoder of other weights, older or newer ones. Its answer names the encoder; a text of
+another one is not taken, and the second call asks for the encoder by the revision of the render's weights.
+
 Source of what `FunctionCall.get` raises: `on_modal.call_outcome`.
 """
 
@@ -35,6 +38,8 @@ class RemoteText:
     Attributes:
         call_id: Of the call that was started for the next clip; None if there is none. A render that Modal runs again
             has the same id, and a result is stored for seven days.
+        revision: Of the weights that render; None before they are loaded.
+        encoder: Their encoder, as `engine.text.encoder_revision` names it.
     """
 
     def __init__(
@@ -48,6 +53,8 @@ class RemoteText:
             wait_s: How long to wait for one call.
         """
         self.call_id: str | None = None
+        self.revision: str | None = None
+        self.encoder = ""
         self._encode = encode
         self._max_sequence_length = max_sequence_length
         self._wait_s = wait_s
@@ -76,6 +83,8 @@ class RemoteText:
     def _text(self, call: modal.FunctionCall[Any], waiting: Waiting) -> EncodedText:
         answer = self._answer(call, waiting)
         if "text" in answer:
+            if answer.get("encoder") != self.encoder:
+                raise _LostError(f"the text is of another encoder than that of {self.revision}")
             return EncodedText.from_bytes(answer["text"], self._max_sequence_length)
         raise ReportedError(Problem.model_validate(answer["problem"]))
 
@@ -83,7 +92,7 @@ class RemoteText:
         if call_id is not None:
             return modal.FunctionCall.from_id(call_id)
         try:
-            return self._encode().spawn(spec.model_dump(mode="json"))
+            return self._encode().spawn(spec.model_dump(mode="json"), self.revision)
         except Exception as error:
             raise _LostError(f"Modal did not take the call: {type(error).__name__}: {error}") from error
 

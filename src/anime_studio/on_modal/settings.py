@@ -38,6 +38,7 @@ MODELS_MOUNT: Final = Path("/models")
 OUTPUTS_MOUNT: Final = Path("/outputs")
 SCRATCH: Final = Path("/tmp/anime-studio")  # noqa: S108  the container's own disk, gone with it
 SETUP_COMMAND: Final = "modal run -m anime_studio.modal_app::setup"
+USE_COMMAND: Final = "modal run -m anime_studio.modal_app::use"
 
 TEXT_CPU_CORES: Final = (2.0, 4.0)
 """What a text container asks for, and the limit. A prompt takes a second of all four, and idling bills two."""

@@ -1,10 +1,12 @@
-"""Whether the Volume `anime-models` holds a recipe's and a decoder's weights, asked through the client, without a mount."""
+"""The Volume `anime-models`: whether it holds a recipe's and a decoder's weights, and how a container sees it anew."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import modal
+import structlog
 
 from anime_studio.checkpoints.decoders import relative_folder
 from anime_studio.checkpoints.manifest import COMPLETE
@@ -12,8 +14,11 @@ from anime_studio.checkpoints.store import weights_missing
 from anime_studio.core.decoders import PUBLISHED, Decoder
 from anime_studio.core.errors import StorageError, WeightsMissingError
 from anime_studio.core.recipes import DEMO, Recipe
-from anime_studio.on_modal.errors import client_errors
+from anime_studio.on_modal.errors import CLIENT_ERRORS, client_errors
 from anime_studio.on_modal.settings import SETUP_COMMAND
+from anime_studio.telemetry import LogEvent
+
+_log = structlog.get_logger(__name__)
 
 
 class VolumeWeights:
@@ -65,6 +70,18 @@ class VolumeWeights:
         if folder != self._recipe.checkpoint_name or self._recipe.revision == "main":
             return bool(complete)
         return any(path.parent.name == self._recipe.revision for path in complete)
+
+
+def see_anew(refresh: Callable[[], None]) -> None:
+    """Make a mounted Volume show what was committed since; if that fails, what was mounted goes on.
+
+    Args:
+        refresh: `Volume.reload`. Modal refuses it while a file is open, by a `RuntimeError`.
+    """
+    try:
+        refresh()
+    except (RuntimeError, OSError, *CLIENT_ERRORS) as error:
+        _log.warning(LogEvent.WEIGHTS_NOT_SEEN, detail=f"{type(error).__name__}: {error}")
 
 
 def setup_needed(recipe: Recipe, decoder: Decoder, where: str) -> WeightsMissingError:

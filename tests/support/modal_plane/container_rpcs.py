@@ -2,7 +2,7 @@
 
 Sources: `modal/_runtime/container_io_manager.py` (hello, heartbeat with cancellations, input loop and its kill switch,
 outputs), `modal/_runtime/task_lifecycle_manager.py` (checkpoint, restore-state.json, TaskResult) and
-`modal/volume.py` (commit).
+`modal/volume.py` (commit, reload).
 """
 
 import json
@@ -113,6 +113,15 @@ class ContainerRpcs:
     ) -> api_pb2.VolumeCommitResponse:
         self._mounted(request.volume_id, caller)[1].commit()
         return api_pb2.VolumeCommitResponse(skip_reload=True)
+
+    async def VolumeReload(  # noqa: N802
+        self, request: api_pb2.VolumeReloadRequest, caller: Caller
+    ) -> Empty:
+        container, mounted = self._mounted(request.volume_id, caller)
+        if mounted.open_files(container.pid):
+            raise fault(Status.FAILED_PRECONDITION, "there are open files preventing the operation")
+        mounted.reload()
+        return Empty()
 
     def _mounted(self, volume_id: str, caller: Caller) -> tuple[Container, MountedVolume]:
         container = self._containers.get(caller.task_id)

@@ -422,6 +422,25 @@ def test_weights_of_before_the_note_of_the_commit_are_still_found(hub, tmp_path)
     assert store.locate(FASTWAN_3STEP, tmp_path).revision == COMMIT
 
 
+def test_a_commit_that_was_fetched_before_is_used_again_if_it_is_whole(hub, tmp_path, tiny_checkpoint):
+    fetch(hub, tmp_path)
+    hub.repositories[REPO].commit("f" * 40, tiny_checkpoint)
+    store.fetch(FASTWAN_3STEP, tmp_path, hub=ModelHub(hub.url), newest=True, keep_in_use=True)
+    assert store.locate(FASTWAN_3STEP, tmp_path).revision == COMMIT
+
+    store.use(FASTWAN_3STEP, tmp_path, "f" * 40)
+    assert store.locate(FASTWAN_3STEP, tmp_path).revision == "f" * 40
+
+    with pytest.raises(WeightsMissingError, match="weights fetch"):
+        store.use(FASTWAN_3STEP, tmp_path, "c" * 40)
+    with pytest.raises(ConfigurationError, match="is no revision"):
+        store.use(FASTWAN_3STEP, tmp_path, "../other")
+    (tmp_path / FASTWAN_3STEP.name / COMMIT / "vae/config.json").write_bytes(b"{}")
+    with pytest.raises(CheckpointError, match=r"vae/config\.json"):
+        store.use(FASTWAN_3STEP, tmp_path, COMMIT)
+    assert store.locate(FASTWAN_3STEP, tmp_path).revision == "f" * 40
+
+
 def test_a_file_that_the_disk_will_not_give_is_named(models):
     path = models / "tiny-random/random-0/vae/config.json"
     path.unlink()

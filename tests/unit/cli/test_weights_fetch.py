@@ -52,6 +52,12 @@ def test_a_commit_is_fetched_kept_moved_and_pruned(hub, weights, tiny_checkpoint
 
     listed = json.loads(weights("list", "--json").stdout)
     assert {item["revision"]: item["in_use"] for item in listed} == {OLD: False, NEW: True}
+    back = weights("use", OLD, "--recipe", "fastwan-3step")
+    assert back.returncode == 0 and "in use from the next start on" in " ".join(back.stdout.split()), (
+        back.stderr
+    )
+    assert weights("use", "c" * 40, "--recipe", "fastwan-3step").returncode == 1
+    assert weights("use", NEW, "--recipe", "fastwan-3step").returncode == 0
     unasked = weights("prune")
     assert unasked.returncode == 2 and "say --yes" in unasked.stderr
     assert "1 folders deleted" in weights("prune", "--yes").stdout
