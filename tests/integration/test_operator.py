@@ -1,6 +1,7 @@
 """The operator's controls over a real socket: who is let in, what is seen, what each act does, and what stays refused."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -241,6 +242,8 @@ def test_past_the_days_budget_a_job_is_refused_before_a_gpu_wakes_and_the_next_d
     assert refused["retry_after_s"] == 7200
     assert len(rig.launcher.launched) == launched
     assert http.get("/ready").json()["code"] == "budget_spent"
+    (used,) = re.findall(r'anime_budget_used_ratio\{period="day"\} (\S+)', http.get("/metrics").text)
+    assert float(used) == pytest.approx(2 / 2.1)
     spend = http.get("/status").json()["spend"]
     assert spend["today_usd"] == pytest.approx(2 * cost.usd)
     rig.clock.stop_at(datetime(2026, 11, 28, 0, 0, 1, tzinfo=UTC))

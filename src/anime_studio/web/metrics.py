@@ -80,6 +80,9 @@ class Metrics:
             "Seconds since the worker was last heard from; NaN if unknown.",
         )
         self._cost = counter("anime_estimated_cost_usd", "US dollars on the receipts of ended jobs.")
+        self._budget_used = gauge(
+            "anime_budget_used_ratio", "What was spent of the budget of this day or month, UTC.", ("period",)
+        )
         self._outputs = counter("anime_output_requests", "Requests for clip files, by result.", ("result",))
         self._signals = counter("anime_client_signals", "What bots, overlays and pages reported.", ("kind",))
         self._http = histogram(
@@ -128,6 +131,13 @@ class Metrics:
         readiness = await studio.readiness()
         self._in_progress.set(readiness.running)
         self._backlog.set(readiness.queued)
+        spend = await studio.spend()
+        for period, usd, budget_usd in (
+            ("day", spend.today_usd, spend.budget_usd_per_day),
+            ("month", spend.month_usd, spend.budget_usd_per_month),
+        ):
+            if budget_usd is not None:
+                self._budget_used.labels(period).set(usd / budget_usd)
         age_s = readiness.progress_age_s
         self._progress_age.set(float("nan") if age_s is None else age_s)
         return _PREAMBLE.encode() + generate_latest(self._registry)
