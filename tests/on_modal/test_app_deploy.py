@@ -58,7 +58,7 @@ def requirements_of(extra: str) -> set[str]:
 
 def test_the_app_has_what_the_design_names(app: DeployedApp):
     assert app.classes == ["Generator", "TextEncoder"]
-    assert sorted(app.functions) == ["Generator.*", "TextEncoder.*", "clean", "setup", "web"]
+    assert sorted(app.functions) == ["Generator.*", "TextEncoder.*", "clean", "setup", "use", "web"]
     assert app.tags == {"project": "anime-studio", "recipe": "wan-50step", "gpu": "L40S"}
 
 
