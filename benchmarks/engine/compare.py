@@ -24,7 +24,6 @@ import torch
 from anime_studio.engine.acceleration import Acceleration
 from anime_studio.engine.engine import Engine
 from anime_studio.engine.loading.architecture import without_encoder
-from anime_studio.engine.loading.components import place_text_encoder
 from anime_studio.engine.startup import options_for, warm_up
 from benchmarks import RESULTS
 from benchmarks.engine.bench import Bench, Reference, all_frames, bound, reference, relative_l2
@@ -59,7 +58,6 @@ def measure_ours(bench: Bench, truth: Reference, acceleration: Acceleration) -> 
     """Fill the `ours` side; the engine takes the components over."""
     work = bench.work
     parts = work.components
-    place_text_encoder(parts.text_encoder, parts.device, acceleration)
     if bench.cuda:  # the tiny VAE was loaded from files, without an encoder
         without_encoder(parts.vae)
     ours = Ours(Engine(parts, work.recipe, revision="random", acceleration=acceleration))

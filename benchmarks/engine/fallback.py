@@ -60,7 +60,7 @@ def write_weights(folder: Path) -> Checkpoint:
 def variants(base: Acceleration) -> Iterator[tuple[str, Acceleration]]:
     """Yield what a start is without, and its options: what `engine.fallback` drops, and no fast path at all."""
     yield "", base
-    for part in (Part.DENOISER, Part.DECODER, Part.TEXT):
+    for part in Part:
         for name, changes in ORDER[part]:
             if (options := dataclasses.replace(base, **changes)) != base:
                 yield name, options

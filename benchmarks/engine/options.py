@@ -11,12 +11,10 @@ from typing import Any
 
 import torch
 
-from anime_studio.engine.acceleration import Acceleration, Attention, TextWeights
+from anime_studio.engine.acceleration import Acceleration, Attention
 from anime_studio.engine.decoder.streaming import StreamingDecoder
 from anime_studio.engine.denoiser.model import FusedBlock, denoiser_for
-from anime_studio.engine.loading.components import place_text_encoder
 from benchmarks.engine.bench import Bench, Reference, all_frames, bound, relative_l2
-from benchmarks.engine.sides import Diffusers
 
 
 def measure_options(bench: Bench, truth: Reference, base: Acceleration, spare: Mapping[str, Any]) -> None:
@@ -43,8 +41,6 @@ def _variants(*, cuda: bool) -> Iterator[tuple[str, str, dict[str, Any]]]:
     if not cuda:
         yield "no option", "denoise_forward", {}
         yield "fused_denoiser", "denoise_forward", {"fused_denoiser": True}
-        yield "text int8", "text", {"text_weights": TextWeights.INT8}
-        yield "text streamed", "text", {"text_streamed": True}
         yield "decode_chunk 2", "decode", {"decode_chunk": 2}
         return
     for kernel in Attention:
@@ -52,14 +48,11 @@ def _variants(*, cuda: bool) -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield "all denoiser options", "denoise_forward", {}
     yield "attention=sdpa", "denoise_forward", {"attention": Attention.SDPA}
     yield "all decoder options", "decode", {}
-    yield "all text options", "text", {}
-    yield "without text_streamed", "text", {"text_streamed": False}
     yield "without fp8_linears", "denoise_forward", {"fp8_linears": False}
     yield "without compile_blocks", "denoise_forward", {"compile_blocks": False}
     for chunk in (1, 4):
         yield f"decode_chunk={chunk}", "decode", {"decode_chunk": chunk}
     yield "without fused_norms", "decode", {"fused_norms": False}
-    yield "text plain", "text", {"text_weights": TextWeights.PLAIN, "text_streamed": False}
 
 
 def _denoise_row(
@@ -97,23 +90,6 @@ def _decode_row(
     }
 
 
-def _text_row(
-    bench: Bench, truth: Reference, acceleration: Acceleration, spare: Mapping[str, Any]
-) -> dict[str, Any]:
-    before = bench.gib(peak=False)
-    parts = bench.work.components
-    packed = place_text_encoder(copy.deepcopy(spare["text_encoder"]), parts.device, acceleration)
-    bench.reset_peak()  # packing left holes
-    resident = bench.gib(peak=False) - before
-    work = dataclasses.replace(bench.work, components=dataclasses.replace(parts, text_encoder=packed))
-    plain = Diffusers(work)
-    return {
-        "relative_l2": relative_l2(plain.text(truth.prompt), truth.text),
-        "seconds": bench.seconds(lambda: bound(plain.text, work.prompt())),
-        "resident_gib": resident,
-    }
-
-
 def _attention_row(
     bench: Bench,
     truth: Reference,
@@ -146,7 +122,6 @@ _STAGES = {
     "attention": _attention_row,
     "denoise_forward": _denoise_row,
     "decode": _decode_row,
-    "text": _text_row,
 }
 
 

@@ -33,7 +33,7 @@ from anime_studio.checkpoints.manifest import Packing  # noqa: E402
 from anime_studio.checkpoints.prepared import prepared_folder  # noqa: E402
 from anime_studio.checkpoints.store import Checkpoint  # noqa: E402
 from anime_studio.core.recipes import FASTWAN_3STEP, TINY_RANDOM, Recipe  # noqa: E402
-from anime_studio.engine.acceleration import Acceleration, packing_for, without_text  # noqa: E402
+from anime_studio.engine.acceleration import Acceleration, packing_for  # noqa: E402
 from anime_studio.engine.loading.components import Components, load_components  # noqa: E402
 from anime_studio.engine.loading.prepare import prepare  # noqa: E402
 from anime_studio.engine.loading.tiny_random import write_checkpoint, write_tiny_random  # noqa: E402
@@ -56,7 +56,7 @@ class Target:
     Attributes:
         checkpoint: With random weights.
         device: Where to.
-        options: Those of an engine whose text is encoded elsewhere.
+        options: Those that suit the device.
     """
 
     checkpoint: Checkpoint
@@ -65,8 +65,8 @@ class Target:
 
     @property
     def packing(self) -> Packing:
-        """What device and options ask for."""
-        return packing_for(self.device.type, self.options)
+        """What the device asks for."""
+        return packing_for(self.device.type)
 
     @property
     def prepared(self) -> Path:
@@ -83,7 +83,7 @@ def target_in(models: Path, *, cpu: bool) -> Target:
     """Return what `make` writes under *models*, and where it is loaded to."""
     recipe = recipe_for(cpu=cpu)
     device = CPU if cpu else torch.device("cuda", 0)
-    options = without_text(options_for(recipe, device))
+    options = options_for(recipe, device)
     return Target(Checkpoint.at(models / recipe.name / REVISION), device, options)
 
 
@@ -109,14 +109,14 @@ def make(target: Target) -> Iterator[dict[str, Any]]:
 
 
 def plain(target: Target) -> Components:
-    """The checkpoint as fetched, packed on its way to the device."""
+    """The checkpoint as fetched, converted on its way to the device."""
     unprepared = replace(target.checkpoint, prepared_base=target.checkpoint.folder / "nothing")
-    return load_components(unprepared, target.device, target.options, with_text=False)
+    return load_components(unprepared, target.device, with_text=False)
 
 
 def prepared(target: Target) -> Components:
     """The prepared checkpoint."""
-    return load_components(target.checkpoint, target.device, target.options, with_text=False)
+    return load_components(target.checkpoint, target.device, with_text=False)
 
 
 def safetensors_alone(target: Target) -> list[dict[str, torch.Tensor]]:

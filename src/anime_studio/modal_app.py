@@ -271,7 +271,7 @@ async def clean() -> None:
     volumes={str(MODELS_MOUNT): models},
     env={"HF_XET_HIGH_PERFORMANCE": "1"},
     cpu=4.0,
-    memory=16384,  # MiB: the text encoder is 11.4 GB in bfloat16, and is packed in host memory
+    memory=16384,  # MiB: the text encoder is 11.4 GB in bfloat16
     max_containers=1,
     timeout=4 * 3600,
 )
@@ -295,11 +295,7 @@ def setup(recipe: str = settings.recipe, decoder: str = settings.decoder, newest
         folder = fetch_decoder(PUBLISHED[Decoder(decoder)], MODELS_MOUNT)
         models.commit()
         print(f"decoder {decoder} is complete in {folder.name}")  # noqa: T201
-    quantized = (
-        settings.accelerate and settings.text == "gpu"
-    )  # only the text encoder ever is, and only on a GPU
-    packing = packing_of("cuda" if settings.uses_gpu else "cpu", accelerate=quantized)
-    folder = prepare(checkpoint, packing)
+    folder = prepare(checkpoint, packing_of("cuda" if settings.uses_gpu else "cpu"))
     models.commit()
     print(f"{recipe}: prepared for fast loading in {folder.name}")  # noqa: T201
     if newest:

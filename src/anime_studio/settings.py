@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     """Take the fast paths that suit the GPU; a CPU has none. Each is measured in docs/performance.md."""
     decoder: Decoder = Decoder.FULL
     """What makes frames of latents. `light` and `tiny` are faster and a little less exact; docs/performance.md."""
+    text: Literal["cpu", "gpu"] = "cpu"
+    """Where the text is encoded for a GPU that draws: `cpu`: on a CPU (on Modal, in a container of its own); `gpu`: on
+    that GPU, whose memory then holds 11.4 GB more."""
     compose_prompts: bool = True
     models_dir: Path = Path(".anime-studio/models")
 

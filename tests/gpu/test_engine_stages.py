@@ -7,11 +7,10 @@ import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
-from transformers import UMT5Config, UMT5EncoderModel
 
 from anime_studio.core.decoders import Decoder
 from anime_studio.core.recipes import FASTWAN_3STEP, WAN_50STEP
-from anime_studio.engine.acceleration import PLAIN, Acceleration, Attention, TextWeights
+from anime_studio.engine.acceleration import PLAIN, Acceleration, Attention
 from anime_studio.engine.decoder.choice import decoder_for
 from anime_studio.engine.decoder.streaming import StreamingDecoder
 from anime_studio.engine.denoiser.e4m3 import E4M3, to_e4m3
@@ -24,7 +23,6 @@ from anime_studio.engine.denoiser.int8_attention import (
     launch_for,
 )
 from anime_studio.engine.denoiser.model import denoiser_for
-from anime_studio.engine.loading.components import place_text_encoder
 from anime_studio.engine.loading.smaller_decoders import load_smaller_decoder
 from anime_studio.engine.startup import options_for
 from support.plain_attention import plain_attention, random_case
@@ -131,22 +129,6 @@ def test_8_bit_attention_to_listed_blocks_sees_no_other_key():
 
     allowed = allowed.repeat_interleave(64, 2)[..., :TOKENS]
     assert relative(ours[rows], plain_attention(case, rows, allowed)) < 0.03
-
-
-@torch.inference_mode()
-def test_streamed_text_layers_embed_the_same_bits():
-    torch.manual_seed(6)
-    config = UMT5Config(vocab_size=999, d_model=4096, d_kv=64, d_ff=10240, num_layers=6, num_heads=64)
-    with CUDA:
-        model = UMT5EncoderModel(config).bfloat16().eval().requires_grad_(False)
-    options = Acceleration(text_weights=TextWeights.INT8)
-    resident = place_text_encoder(copy.deepcopy(model), CUDA, options)
-    streamed = place_text_encoder(model, CUDA, dataclasses.replace(options, text_streamed=True))
-
-    for _ in range(4):
-        tokens = torch.randint(1, 999, (1, 512), device=CUDA)
-        ours = streamed(tokens, torch.ones_like(tokens)).last_hidden_state
-        assert torch.equal(ours, resident(tokens, torch.ones_like(tokens)).last_hidden_state)
 
 
 @pytest.fixture(scope="module")

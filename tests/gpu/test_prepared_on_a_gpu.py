@@ -1,4 +1,4 @@
-"""On a real GPU: a checkpoint prepared on the CPU loads to the bits that packing on the GPU at each load gives."""
+"""On a real GPU: a checkpoint prepared on the CPU loads to the bits of its source."""
 
 from pathlib import Path
 
@@ -10,14 +10,13 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from anime_studio.checkpoints.store import Checkpoint
 from anime_studio.core.recipes import TINY_RANDOM
-from anime_studio.engine.acceleration import PLAIN, Acceleration, TextWeights, packing_for
+from anime_studio.engine.acceleration import packing_for
 from anime_studio.engine.loading.components import Components, load_components
 from anime_studio.engine.loading.prepare import prepare
 from anime_studio.engine.loading.tiny_random import write_checkpoint
 
 CUDA = torch.device("cuda", 0)
 MODELS = ("text_encoder", "transformer", "vae")
-INT8 = Acceleration(text_weights=TextWeights.INT8, text_embedding_on_cpu=True)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -47,18 +46,18 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(folder, *(model.to(torch.bfloat16) for model in (text, transformer, vae)))
 
 
-def load(checkpoint: Checkpoint, options: Acceleration, *, prepared: bool) -> Components:
-    components = load_components(checkpoint, CUDA, options)
+def load(checkpoint: Checkpoint, *, prepared: bool) -> Components:
+    components = load_components(checkpoint, CUDA)
     torch.cuda.synchronize()
     assert (components.folder != checkpoint.folder) == prepared
     return components
 
 
-def load_both(checkpoint: Checkpoint, options: Acceleration) -> tuple[Components, Components]:
+def load_both(checkpoint: Checkpoint) -> tuple[Components, Components]:
     """Load the source before it is prepared, and what was prepared from it."""
-    source = load(checkpoint, options, prepared=False)
-    prepare(checkpoint, packing_for("cuda", options))
-    return load(checkpoint, options, prepared=True), source
+    source = load(checkpoint, prepared=False)
+    prepare(checkpoint, packing_for("cuda"))
+    return load(checkpoint, prepared=True), source
 
 
 def assert_same_bits(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
@@ -74,34 +73,20 @@ def assert_same_bits(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
         ), name
 
 
-@pytest.mark.parametrize("options", [PLAIN, INT8])
-def test_every_tensor_has_the_bits_of_packing_at_load(checkpoint, options):
-    ours, theirs = load_both(checkpoint, options)
+def test_every_tensor_has_the_bits_of_the_source(checkpoint):
+    ours, theirs = load_both(checkpoint)
 
     for name in MODELS:
         assert_same_bits(getattr(ours, name), getattr(theirs, name))
     assert torch.equal(ours.text_encoder.shared.weight, theirs.text_encoder.shared.weight)
 
 
-def test_streamed_layers_embed_the_same_bits_from_pinned_buffers(checkpoint):
-    options = Acceleration(text_weights=TextWeights.INT8, text_embedding_on_cpu=True, text_streamed=True)
-    tokens = torch.arange(1, 513, device=CUDA)[None]
-
-    embedded = []
-    for components in load_both(checkpoint, options):
-        text = components.text_encoder
-        with torch.inference_mode():
-            embedded.append([text(tokens, torch.ones_like(tokens)).last_hidden_state for _ in range(3)])
-
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*embedded, strict=True))
-
-
 def test_a_prepared_load_leaves_no_holes_in_the_gpus_memory(checkpoint):
-    prepare(checkpoint, packing_for("cuda", INT8))
+    prepare(checkpoint, packing_for("cuda"))
     torch.cuda.empty_cache()
     before = torch.cuda.memory_reserved(), torch.cuda.memory_allocated()
 
-    components = load(checkpoint, INT8, prepared=True)
+    components = load(checkpoint, prepared=True)
     torch.cuda.empty_cache()
 
     reserved = torch.cuda.memory_reserved() - before[0]

@@ -218,7 +218,7 @@ def test_a_cpu_snapshot_holds_prepared_weights_and_looks_for_no_gpu(
 ):
     settings = settings.model_copy(update={"snapshot": "cpu"})
     checkpoint = Checkpoint.at(models / "tiny-random" / "random-0")
-    folder = prepare(checkpoint, packing_of("cpu", accelerate=False))
+    folder = prepare(checkpoint, packing_of("cpu"))
     text = TextHere(settings, models)
     sound = GpuWorker(settings.model_copy(update={"snapshot": "off"}), text=text)  # type: ignore[arg-type]
     sound.after_snapshot()
@@ -369,7 +369,7 @@ def test_prepared_weights_are_what_a_container_loads_and_a_damaged_shard_costs_n
     plain = GpuWorker(settings)
     plain.before_snapshot()
     checkpoint = Checkpoint.at(models / "tiny-random" / "random-0")
-    folder = prepare(checkpoint, packing_of("cpu", accelerate=settings.accelerate))
+    folder = prepare(checkpoint, packing_of("cpu"))
     worker = GpuWorker(settings)
     worker.before_snapshot()
     worker.after_snapshot()

@@ -37,9 +37,7 @@ REQUEST = GenerateRequest(prompt="a cat on a roof", duration=0.5, seed=7)
 def models(tiny_checkpoint: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "models" / "tiny-random"
     shutil.copytree(tiny_checkpoint, folder / OLD)
-    prepare(
-        Checkpoint.at(folder / OLD), packing_of("cpu", accelerate=False)
-    )  # a CPU snapshot holds nothing else
+    prepare(Checkpoint.at(folder / OLD), packing_of("cpu"))  # a CPU snapshot holds nothing else
     write_tiny_random(folder / NEW, seed=1)
     return tmp_path / "models"
 

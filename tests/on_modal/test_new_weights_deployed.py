@@ -36,7 +36,7 @@ def plane(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         OLD,
         NEW,
     ):  # as `setup` does; a source that is loaded on a CPU stays open, and nothing is seen anew
-        prepare(Checkpoint.at(models / "tiny-random" / revision), packing_of("cpu", accelerate=False))
+        prepare(Checkpoint.at(models / "tiny-random" / revision), packing_of("cpu"))
     with ControlPlane() as plane:
         plane.settings.extra_env["OMP_NUM_THREADS"] = "1"
         plane.secrets.create("anime-studio", {"ANIME_STUDIO_SIGNING_KEYS": "k" * 43})

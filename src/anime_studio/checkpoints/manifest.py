@@ -51,8 +51,8 @@ class Packing:
     """What decides the bytes of a prepared checkpoint, besides its source.
 
     Attributes:
-        text_weights: How the text encoder's linear layers are stored: a value of `engine.acceleration.TextWeights`.
-        dtype: The dtype of all other weights: `bfloat16` for a GPU, `float32` for a CPU. diffusers keeps a few
+        text_weights: `plain`: as all other weights. Before 0.3 there was `int8` too, which no start loads any more.
+        dtype: The dtype of the weights: `bfloat16` for a GPU, `float32` for a CPU. diffusers keeps a few
             of them in float32 everywhere.
     """
 

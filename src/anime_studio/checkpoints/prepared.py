@@ -1,14 +1,14 @@
 """Prepared checkpoints: where they are, and whether one may be loaded. No torch.
 
     models_dir/<recipe>/<revision>                        the source, as fetched
-    models_dir/<recipe>/<revision>.int8-bfloat16-v1/      prepared from the source
+    models_dir/<recipe>/<revision>.plain-bfloat16-v1/     prepared from the source
         model_index.json, tokenizer/, scheduler/          copied
         text_encoder/, transformer/, vae/                 config.json and shards: 00001.safetensors, …
         manifest.json                                     as every checkpoint's, with a `layout`
 
 A prepared checkpoint holds the same weights in the packing and dtype that the engine serves, so that a start reads
 fewer bytes and converts nothing. Its folder name holds everything that decides its bytes, so different settings use
-different folders. `engine.loading.prepare` writes one, `engine.loading.components` loads one. docs/adr/0014 has the reasons.
+different folders. `engine.loading.prepare` writes one, `engine.loading.components` loads one. docs/adr/0024 has the reasons.
 """
 
 from __future__ import annotations
@@ -62,9 +62,19 @@ def verify_prepared(checkpoint: Checkpoint, packing: Packing) -> list[Path]:
     with fixed_by(prepare_again(checkpoint)):
         for folder in folders:
             _read_manifest(checkpoint, folder).check(folder, hashes=True)
-        if folders and prepared_folder(checkpoint, packing) not in folders:
-            raise CheckpointError(f"{folders[0]} is not packed as {packing}, which these settings ask for")
+        if prepared_folder(checkpoint, packing) not in folders:
+            refuse_others(checkpoint, packing)
     return folders
+
+
+def refuse_others(checkpoint: Checkpoint, packing: Packing) -> None:
+    """Say that what is prepared is of another packing than *packing*; do nothing if nothing is prepared.
+
+    Raises:
+        CheckpointError: It is.
+    """
+    for folder in all_prepared(checkpoint):
+        raise CheckpointError(f"{folder} is not packed as {packing}, which these settings ask for")
 
 
 def prepare_again(checkpoint: Checkpoint) -> str:

@@ -142,18 +142,13 @@ def _gpu() -> Finding:
     return Finding("gpu", "ok", "; ".join(gpus.strip().splitlines()))
 
 
-def _capability() -> tuple[int, int] | None:
-    """Return the compute capability of the first GPU, None where there is none, without loading torch."""
+def _has_gpu() -> bool:
+    """Return whether the driver lists a GPU, without loading torch; what is wrong with it is said under `gpu`."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return None
-    query = [tool, "--query-gpu=compute_cap", "--format=csv,noheader"]
-    try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
-        major, minor = told.split()[0].split(".")
-        return int(major), int(minor)
-    except (OSError, subprocess.SubprocessError, LookupError, ValueError):
-        return None  # what is wrong with the driver is said under `gpu`
+        return False
+    listed = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=20, check=False)
+    return listed.returncode == 0 and bool(listed.stdout.strip())
 
 
 def _weights(settings: Settings) -> Iterator[Finding]:
@@ -176,7 +171,7 @@ def _weights(settings: Settings) -> Iterator[Finding]:
 
 def _prepared(settings: Settings, checkpoint: Checkpoint) -> Finding:
     """Find whether a start with these settings would load a prepared checkpoint; it is checked as a start checks it."""
-    packing = packing_for_settings(settings.device, accelerate=settings.accelerate, capability=_capability())
+    packing = packing_for_settings(settings.device, has_gpu=_has_gpu())
     remedy = f"{PREPARE_COMMAND} --recipe {settings.recipe}"
     try:
         folder = find_prepared(checkpoint, packing)

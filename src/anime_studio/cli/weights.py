@@ -135,9 +135,9 @@ def prune(
 
 @commands.command()
 def prepare(recipe: RecipeOption, as_json: JsonOption = False) -> None:
-    """Write the checkpoint once more, as it is served: packed, in its final dtype, in shards with their hashes.
+    """Write the checkpoint once more, as it is served: in its final dtype, in shards with their hashes.
 
-    For this shell's ANIME_STUDIO_DEVICE and ANIME_STUDIO_ACCELERATE; the source stays. Safe to interrupt and repeat.
+    For this shell's ANIME_STUDIO_DEVICE; the source stays. Safe to interrupt and repeat.
     """
     from anime_studio.engine.loading.prepare import prepare as write  # torch: seconds
 
@@ -175,7 +175,7 @@ def verify(recipe: RecipeOption, as_json: JsonOption = False) -> None:
 def _packing(settings: Settings) -> Packing:
     from anime_studio.engine.loading.prepare import packing_of  # torch: seconds
 
-    return packing_of(settings.device, accelerate=settings.accelerate)
+    return packing_of(settings.device)
 
 
 def _line(item: Item) -> str:

@@ -11,9 +11,9 @@ from typing import Final
 
 RESTORE_S: Final = 1.6
 """From a GPU memory snapshot: 0.48 s measured on an H100, and 3.16 GB read at 3 GB/s, rounded up (docs/performance.md)."""
-PLAIN_START_S: Final = 44.0
-"""Without a snapshot: import 13 s, load 6.3 s, warm up 24.2 s on an H200 with 16 cores (cold_start_h200.json). With the
-two cores of a container it is longer; nobody has measured that."""
+PLAIN_START_S: Final = 27.7
+"""Without a snapshot, 18.4 s of it for imports: an H100 with 16 cores, prepared weights in the page cache, kernels in
+torch's cache (cold_start_h100.json). With the two cores of a container it is longer; nobody has measured that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ torch, so that `doctor` can ask at once what a GPU would be served.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Final
 
@@ -26,15 +26,6 @@ class Attention(StrEnum):
     """Our own Triton kernels: int8 queries and keys (`engine.denoiser.int8_attention`)."""
 
 
-class TextWeights(StrEnum):
-    """How the text encoder's linear layers are stored."""
-
-    PLAIN = "plain"
-    """In the dtype of all other weights."""
-    INT8 = "int8"
-    """In int8, with a scale for each output row."""
-
-
 @dataclass(frozen=True, slots=True)
 class Acceleration:
     """The options.
@@ -48,11 +39,6 @@ class Acceleration:
         fused_norms: VAE: one Triton kernel for norm, SiLU and the cache of two frames.
         decode_chunk: VAE: latent frames decoded at once after the first.
         compile_decoder: Tiny decoder: compile its walk with `torch.compile`, once for each size of clip.
-        text_weights: See `TextWeights`.
-        text_embedding_on_cpu: Leave UMT5's embedding table in host memory. It has 1.05e9 numbers, of which a
-            prompt reads one row a token.
-        text_streamed: Leave the text encoder's layers in host memory and copy each to the device while the one
-            before it computes (`engine.memory.layer_streaming`).
     """
 
     fused_denoiser: bool = False
@@ -62,9 +48,6 @@ class Acceleration:
     fused_norms: bool = False
     decode_chunk: int = 1
     compile_decoder: bool = False
-    text_weights: TextWeights = TextWeights.PLAIN
-    text_embedding_on_cpu: bool = False
-    text_streamed: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -93,34 +76,21 @@ def options_for_capability(capability: tuple[int, int]) -> Acceleration:
         fused_norms=True,
         decode_chunk=2,
         compile_decoder=True,
-        text_weights=TextWeights.INT8,
-        text_embedding_on_cpu=True,
-        text_streamed=True,
     )
 
 
-def without_text(options: Acceleration) -> Acceleration:
-    """Return *options* for an engine whose text is encoded elsewhere: with no option of the text encoder."""
-    return replace(options, text_weights=TextWeights.PLAIN, text_embedding_on_cpu=False, text_streamed=False)
+def packing_for(device_type: str) -> Packing:
+    """Return the packing that a device of this type (`cpu`, `cuda`) loads."""
+    return Packing("plain", "bfloat16" if device_type == "cuda" else "float32")
 
 
-def packing_for(device_type: str, acceleration: Acceleration) -> Packing:
-    """Return the packing that a device of this type (`cpu`, `cuda`) loads under *acceleration*."""
-    dtype = "bfloat16" if device_type == "cuda" else "float32"
-    return Packing(text_weights=acceleration.text_weights.value, dtype=dtype)
-
-
-def packing_for_settings(device: str, *, accelerate: bool, capability: tuple[int, int] | None) -> Packing:
+def packing_for_settings(device: str, *, has_gpu: bool) -> Packing:
     """Return the packing that settings ask for.
 
     Args:
-        device: `cpu`, `cuda`, or `auto` for what the machine has. With `cuda` the machine needs no GPU: all GPUs that
-            take the fast paths use the same packing.
-        accelerate: Whether the fast paths are asked for.
-        capability: CUDA compute capability of the machine's GPU; None for none.
+        device: `cpu`, `cuda`, or `auto` for what the machine has. With `cuda` the machine needs no GPU.
+        has_gpu: Whether the machine has one.
     """
     if device == "auto":
-        device = "cpu" if capability is None else "cuda"
-    if device == "cpu" or not accelerate:
-        return packing_for(device, PLAIN)
-    return packing_for(device, options_for_capability(capability or OLDEST_FAST_GPU))
+        device = "cuda" if has_gpu else "cpu"
+    return packing_for(device)

@@ -65,7 +65,7 @@ class Engine:
             components.tokenizer,
             components.text_encoder,
             max_sequence_length=recipe.max_sequence_length,
-            revision=f"{revision}/{acceleration.text_weights}",
+            revision=revision,
             cache_dir=cache_dir,
         )
         self.acceleration = acceleration

@@ -14,15 +14,12 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from anime_studio.core.errors import CheckpointError, OutOfMemoryError
-from anime_studio.engine.acceleration import PLAIN, Acceleration, Attention
-
-GIB: Final = 1024**3
+from anime_studio.engine.acceleration import Acceleration, Attention
 
 
 class Part(StrEnum):
     """A part of the engine that has fast paths of its own."""
 
-    TEXT = "text encoder"
     DENOISER = "denoiser"
     DECODER = "decoder"
 
@@ -47,15 +44,8 @@ def paths_of(part: Part) -> Iterator[None]:
 
 
 _Changes = Mapping[str, Any]
-_PLAIN_TEXT_GIB: Final = 24
-"""The text encoder in bfloat16 takes 10.6 GiB, and a plain decode up to 23 GiB after it, so smaller cards never try it."""
-
 ORDER: Final[Mapping[Part, tuple[tuple[str, _Changes], ...]]] = MappingProxyType(
     {
-        Part.TEXT: (
-            ("text_streamed", {"text_streamed": False}),
-            ("text_weights", {"text_weights": PLAIN.text_weights, "text_streamed": False}),
-        ),
         Part.DENOISER: (
             ("attention", {"attention": Attention.SDPA}),
             ("fp8_linears", {"fp8_linears": False}),
@@ -85,12 +75,10 @@ class Fallback:
 
     Args:
         options: What suits the device.
-        memory_bytes: Of the device; None for a CPU.
     """
 
-    def __init__(self, options: Acceleration, memory_bytes: int | None = None) -> None:
+    def __init__(self, options: Acceleration) -> None:
         self._options = options
-        self._memory_bytes = memory_bytes
         self._left = {part: iter(entries) for part, entries in ORDER.items()}
         self._dropped: dict[Part, tuple[str, _Changes]] = {}
         self._small_chunks = False
@@ -114,7 +102,7 @@ class Fallback:
         before = self.options
         for entry in self._left[part]:
             self._dropped[part] = entry
-            if self.options != before and self.options != self._options and self._fits():
+            if self.options not in (before, self._options):
                 return True
         return False
 
@@ -124,9 +112,3 @@ class Fallback:
             return False
         self._small_chunks = True
         return True
-
-    def _fits(self) -> bool:
-        plain_text = self.options.text_weights is PLAIN.text_weights
-        if self._memory_bytes is None or not plain_text or self._options.text_weights is PLAIN.text_weights:
-            return True
-        return self._memory_bytes >= _PLAIN_TEXT_GIB * GIB

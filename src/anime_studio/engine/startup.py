@@ -20,7 +20,6 @@ from anime_studio.engine.acceleration import (
     Attention,
     options_for_capability,
     packing_for,
-    without_text,
 )
 from anime_studio.engine.denoiser.int8_attention import int8_attention_works
 from anime_studio.engine.engine import Engine
@@ -67,7 +66,7 @@ def start_engine(
         accelerate: Whether to take the fast paths that suit device and recipe.
         cache_dir: Where prompt embeddings are stored between runs; None for memory only.
         text: Where the text comes from; None to load the checkpoint's own encoder.
-        weights: From `load_for_a_gpu`, to be moved instead of loaded; only with *text*.
+        weights: From `load_weights`, to be moved instead of loaded.
 
     Raises:
         CheckpointError: A file is wrong; the detail names it.
@@ -77,7 +76,7 @@ def start_engine(
     place = device_named(device)
     torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     options = options_for(recipe, place) if accelerate else PLAIN
-    fallback = Fallback(options if text is None else without_text(options), _memory_bytes(place))
+    fallback = Fallback(options)
     while True:
         try:
             return _warm(
@@ -106,8 +105,8 @@ def start_engine(
         torch.cuda.empty_cache()
 
 
-def load_weights(checkpoint: Checkpoint, *, for_gpu: bool) -> Components | None:
-    """Return the prepared weights of denoiser and VAE in host memory, for `start_engine`; None if none are prepared.
+def load_weights(checkpoint: Checkpoint, *, for_gpu: bool, with_text: bool = False) -> Components | None:
+    """Return the prepared weights in host memory, for `start_engine`; None if none are prepared.
 
     It looks for no GPU, so that torch finds the one that comes after a restore.
 
@@ -115,39 +114,37 @@ def load_weights(checkpoint: Checkpoint, *, for_gpu: bool) -> Components | None:
         OutOfMemoryError, EngineError: See their docstrings.
     """
     with torch_errors():
-        return load_for_a_gpu(checkpoint, packing_for("cuda" if for_gpu else "cpu", PLAIN))
+        return load_for_a_gpu(checkpoint, packing_for("cuda" if for_gpu else "cpu"), with_text=with_text)
 
 
-def start_text_encoder(recipe: Recipe, checkpoint: Checkpoint, *, for_gpu: bool) -> PromptEncoder:
+def start_text_encoder(
+    recipe: Recipe, checkpoint: Checkpoint, *, for_gpu: bool, cache_dir: Path | None = None
+) -> PromptEncoder:
     """Load the text encoder of *checkpoint* alone, onto the CPU, in the dtype of the denoiser's device.
 
     Args:
         recipe: How the checkpoint is sampled.
         checkpoint: As located.
         for_gpu: Whether the denoiser computes on a GPU, in bfloat16.
+        cache_dir: Where prompt embeddings are stored between runs; None for memory only.
 
     Raises:
         CheckpointError: A file is wrong; the detail names it.
         OutOfMemoryError, EngineError: See their docstrings.
     """
     torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
-    packing = packing_for("cuda" if for_gpu else "cpu", PLAIN)
     with torch_errors():
-        loaded = load_text_encoder(checkpoint, packing)
+        loaded = load_text_encoder(checkpoint, packing_for("cuda" if for_gpu else "cpu"))
         encoder = PromptEncoder(
             loaded.tokenizer,
             loaded.model,
             max_sequence_length=recipe.max_sequence_length,
-            revision=f"{encoder_revision(checkpoint.folder)}/{packing}",
-            cache_dir=None,
+            revision=encoder_revision(checkpoint.folder),
+            cache_dir=cache_dir,
         )
         _check_weights(loaded.folder, "text_encoder", loaded.model)
         _check_embeddings(loaded.folder, encoder)
     return encoder
-
-
-def _memory_bytes(device: torch.device) -> int | None:
-    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
 def device_named(name: str) -> torch.device:
@@ -186,11 +183,10 @@ def load_engine(
 ) -> Engine:
     """Load *checkpoint* onto *device* with exactly these fast paths, not warmed up; see `start_engine`."""
     with torch_errors():
-        with paths_of(Part.TEXT):  # the only part whose fast paths work while it is loaded
-            if weights is not None:
-                components = moved(weights, checkpoint, device)
-            else:
-                components = load_components(checkpoint, device, acceleration, with_text=text is None)
+        if weights is not None:
+            components = moved(weights, checkpoint, device)
+        else:
+            components = load_components(checkpoint, device, with_text=text is None)
         if recipe.sampler is Sampler.UNIPC and not components.scheduler_config:
             raise CheckpointError(
                 f"{components.folder / SCHEDULER} is missing; recipe {recipe.name} samples by it"
@@ -223,11 +219,9 @@ def check_finite(engine: Engine) -> None:
     """
     folder = engine.components.folder
     for name, model in engine.components.models.items():
-        # Streamed layers are views of memory that one after another uses: only their embeddings are checked.
-        if name != "text_encoder" or not engine.acceleration.text_streamed:
-            _check_weights(folder, name, model)
-    if isinstance(engine.text, PromptEncoder):
-        with paths_of(Part.TEXT), torch_errors():
+        _check_weights(folder, name, model)
+    if engine.components.text_encoder is not None and isinstance(engine.text, PromptEncoder):
+        with torch_errors():
             _check_embeddings(folder, engine.text)
 
 
@@ -273,7 +267,7 @@ def warm_up(engine: Engine) -> None:
         lengths = list(dict.fromkeys((recipe.max_frames, recipe.min_frames, one_more)))
     # Any numbers of this shape do: a text changes no kernel.
     shape = (1, recipe.max_sequence_length, components.transformer.config.text_dim)
-    dtype = getattr(torch, packing_for(components.device.type, PLAIN).dtype)
+    dtype = getattr(torch, packing_for(components.device.type).dtype)
     embeddings = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     embeddings = embeddings.to(components.device, dtype)
     for width, height in recipe.native_sizes.values():

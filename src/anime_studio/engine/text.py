@@ -187,8 +187,9 @@ class PromptEncoder:
         return _padded(hidden, self._max_sequence_length)
 
     def _key(self, prompt: str) -> str:
-        dtype = next(self._text_encoder.parameters()).dtype
-        parts = (self._revision, str(dtype), str(self._max_sequence_length), _COMPUTED, clean(prompt))
+        weight = next(self._text_encoder.parameters())
+        computed = f"{weight.dtype} on {weight.device.type}, {_COMPUTED}"
+        parts = (self._revision, computed, str(self._max_sequence_length), clean(prompt))
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def _from_disk(self, key: str) -> torch.Tensor | None:

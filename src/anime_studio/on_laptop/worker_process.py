@@ -147,14 +147,22 @@ class SupervisorPipe:
 
 def load_engine(recipe: Recipe, checkpoint: Checkpoint, settings: Settings) -> Renderer:
     """Return the engine over *checkpoint*; see `start_engine` for what it raises."""
-    from anime_studio.engine.startup import start_engine  # torch takes seconds to import
+    from anime_studio.engine.startup import (  # torch takes seconds
+        device_named,
+        start_engine,
+        start_text_encoder,
+    )
 
+    cache_dir, text = settings.data_dir / "cache", None
+    if settings.text == "cpu" and device_named(settings.device).type == "cuda":
+        text = start_text_encoder(recipe, checkpoint, for_gpu=True, cache_dir=cache_dir)
     return start_engine(
         recipe,
         checkpoint,
         device=settings.device,
         accelerate=settings.accelerate,
-        cache_dir=settings.data_dir / "cache",
+        cache_dir=cache_dir,
+        text=text,
     )
 
 

@@ -339,11 +339,11 @@ class GpuWorker:
         from anime_studio.engine import startup
         from anime_studio.engine.device_check import fingerprint
 
-        if self._text is None:  # the text encoder would be packed for a GPU that nobody has seen
-            return
         try:
             checkpoint = self._locate()
-            weights = startup.load_weights(checkpoint, for_gpu=self.settings.uses_gpu)
+            weights = startup.load_weights(
+                checkpoint, for_gpu=self.settings.uses_gpu, with_text=self._text is None
+            )
             if weights is not None:
                 self._weights = checkpoint, weights, fingerprint(weights)
         except AnimeStudioError as error:  # the start loads them, or says why it cannot

@@ -66,16 +66,13 @@ class ModalSettings(Settings):
     snapshot: Literal["gpu", "cpu", "off"] = "gpu"
     """`gpu`: the snapshot holds the loaded model; `cpu`: it holds imported modules and prepared weights, which go to the
     GPU after the restore; `off`: there is no snapshot."""
-    text: Literal["cpu", "gpu"] = "cpu"
-    """`cpu`: the text encoder has a container of its own, without a GPU; `gpu`: it is in the GPU container."""
     text_min_containers: Annotated[int, Field(ge=0)] = 0
     """One text container that always runs costs about $0.19 an hour. It saves a lone clip the start of one."""
     cpu_cores: Annotated[float, Field(gt=0)] = 2.0
     """One for Python and copies, one for the H.264 encoder, which runs while the VAE decodes. Also the limit: Modal lets
     a container use up to 16 cores more than it asked for, and bills them (guide, "CPU, memory, and disk")."""
     memory_gib: Annotated[float, Field(gt=0)] = 6.0
-    """Modal bills the larger of this and the memory used. A start on an H200 used 10.4 GiB at its peak, 6.3 GiB of it for
-    the text encoder, which is elsewhere now; with `text="gpu"` set 12."""
+    """Modal bills the larger of this and the memory used. With `text="gpu"` the container holds 11.4 GB more: set 18."""
 
     max_containers: Annotated[int, Field(ge=1)] = 2
     """The cap on spending: two L4 around the clock cost about $2 an hour."""

@@ -90,7 +90,7 @@ def test_one_for_other_settings_or_of_another_version_is_named(base, monkeypatch
 
     found = look()["prepared"]
 
-    assert "no random-0.int8-bfloat16-v1" in found["detail"]
+    assert "no random-0.plain-bfloat16-v1" in found["detail"]
     assert "there is random-0.plain-float32-v0" in found["detail"]
 
 
@@ -111,13 +111,13 @@ def test_beside_a_damaged_source_nothing_prepared_is_looked_for(base):
 
 
 @pytest.mark.parametrize(
-    ("capability", "packing"),
-    [("8.9\\n8.9", "int8-bfloat16"), ("7.5", "plain-bfloat16"), ("[Not Supported]", "plain-float32")],
+    ("listed", "packing"),
+    [("GPU 0: NVIDIA L4 (UUID: GPU-1)\\n", "plain-bfloat16"), ("", "plain-float32")],
 )
-def test_it_looks_for_the_packing_of_this_machines_gpu(base, tmp_path, monkeypatch, capability, packing):
+def test_it_looks_for_the_packing_of_this_machines_gpu(base, tmp_path, monkeypatch, listed, packing):
     tool = tmp_path / "bin" / "nvidia-smi"
     tool.parent.mkdir()
-    tool.write_text(f'#!/bin/sh\nprintf "{capability}\\n"\n')
+    tool.write_text(f'#!/bin/sh\nprintf "{listed}"\n')
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("ANIME_STUDIO_DEVICE", "auto")

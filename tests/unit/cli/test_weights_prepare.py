@@ -78,7 +78,7 @@ def test_verify_refuses_what_is_prepared_for_other_settings_only(run, monkeypatc
     result = run("verify")
 
     assert result.exit_code == 1
-    assert "int8-bfloat16-v1 is not packed as plain-float32, which these settings ask for" in words(
+    assert "plain-bfloat16-v1 is not packed as plain-float32, which these settings ask for" in words(
         result.stderr
     )
 

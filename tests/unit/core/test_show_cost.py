@@ -9,7 +9,7 @@ SHOW = Deployment(clip_s=10, gpu_usd_per_s=0.002, text_usd_per_s=0.001, scaledow
 
 def test_a_lone_clip_pays_its_start_and_its_idling_on_both_containers():
     assert SHOW.lone_clip_usd() == pytest.approx((2 + 10 + 20) * 0.003)
-    assert SHOW.lone_clip_usd(44) == pytest.approx((44 + 10 + 20) * 0.003)
+    assert SHOW.lone_clip_usd(27.7) == pytest.approx((27.7 + 10 + 20) * 0.003)
 
 
 @pytest.mark.parametrize(

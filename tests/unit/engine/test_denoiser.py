@@ -13,12 +13,10 @@ from anime_studio.engine.acceleration import (
     PLAIN,
     Acceleration,
     Attention,
-    TextWeights,
     options_for_capability,
 )
 from anime_studio.engine.denoiser.fp8_linear import Fp8Linear
 from anime_studio.engine.denoiser.model import FusedDenoiser, denoiser_for
-from anime_studio.engine.loading.packed_text import HostEmbedding, Int8Linear, pack_text, to_int8
 
 FUSED = Acceleration(fused_denoiser=True)
 
@@ -158,33 +156,6 @@ def test_e4m3_linear_multiplies_as_a_linear():
         assert (
             relative(row, expected) < 0.08
         )  # each token has its own scale, so large ones do not crush small ones
-
-
-def test_int8_weights_are_near_the_original_and_half_its_size():
-    weight = torch.randn(96, 512, generator=torch.Generator().manual_seed(4)).to(torch.bfloat16)
-    packed, scale = to_int8(weight)
-
-    assert 0 < relative(packed * scale, weight) < 0.008
-    assert packed.nbytes + scale.nbytes < 0.51 * weight.nbytes
-
-
-def test_a_packed_text_encoder_embeds_as_the_plain_one():
-    from transformers import UMT5Config, UMT5EncoderModel
-
-    torch.manual_seed(5)
-    plain = UMT5EncoderModel(
-        UMT5Config(vocab_size=99, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4)
-    ).eval()
-    tokens, mask = torch.randint(0, 99, (1, 12)), torch.ones(1, 12, dtype=torch.long)
-    cpu = torch.device("cpu")
-    with torch.inference_mode():
-        expected = plain(tokens, mask).last_hidden_state
-        model = copy.deepcopy(plain)
-        pack_text(model, TextWeights.INT8, cpu)
-        model.shared = model.encoder.embed_tokens = HostEmbedding(model.shared, cpu)
-        assert not any(isinstance(module, torch.nn.Linear) for module in model.modules())
-        assert sum(isinstance(module, Int8Linear) for module in model.modules()) == 14
-        assert relative(model(tokens, mask).last_hidden_state, expected) < 0.02
 
 
 def test_options_follow_what_a_card_can_do():

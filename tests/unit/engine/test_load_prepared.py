@@ -1,6 +1,7 @@
 """A prepared checkpoint loads to the bits of its source; a damaged one costs a slower start and none of its bytes."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,7 @@ from anime_studio.checkpoints.prepared import prepared_folder, verify_prepared
 from anime_studio.checkpoints.store import Checkpoint, locate
 from anime_studio.core.errors import CheckpointError
 from anime_studio.core.recipes import DEMO, TINY_RANDOM
-from anime_studio.engine.acceleration import (
-    PLAIN,
-    Acceleration,
-    TextWeights,
-    options_for_capability,
-    packing_for,
-)
+from anime_studio.engine.acceleration import packing_for
 from anime_studio.engine.engine import Engine
 from anime_studio.engine.loading.components import (
     Components,
@@ -37,21 +32,18 @@ from support.engine import Reports, cut, flip, spec_of
 CPU = torch.device("cpu")
 MODELS = ("text_encoder", "transformer", "vae")
 SMALL_SHARD_BYTES = 20_000
-INT8 = Acceleration(text_weights=TextWeights.INT8)
 SHARD = "transformer/00001.safetensors"
 
 
-def prepared_for(
-    checkpoint: Checkpoint, options: Acceleration = PLAIN, shard_bytes: int = SMALL_SHARD_BYTES
-) -> Path:
-    return prepare(checkpoint, packing_for("cpu", options), shard_bytes=shard_bytes)
+def prepared_for(checkpoint: Checkpoint) -> Path:
+    return prepare(checkpoint, packing_for("cpu"), shard_bytes=SMALL_SHARD_BYTES)
 
 
-def load_both(checkpoint: Checkpoint, options: Acceleration = PLAIN) -> tuple[Components, Components]:
+def load_both(checkpoint: Checkpoint) -> tuple[Components, Components]:
     """Load the source before it is prepared, and what was prepared from it."""
-    source = load_components(checkpoint, CPU, options)
-    folder = prepared_for(checkpoint, options)
-    prepared = load_components(checkpoint, CPU, options)
+    source = load_components(checkpoint, CPU)
+    folder = prepared_for(checkpoint)
+    prepared = load_components(checkpoint, CPU)
     assert (prepared.folder, source.folder) == (folder, checkpoint.folder)
     return prepared, source
 
@@ -70,13 +62,9 @@ def assert_same_bits(ours, theirs) -> None:
         assert torch.equal(bits(mine[name]), bits(other[name])), name
 
 
-@pytest.mark.parametrize(
-    "options",
-    [PLAIN, INT8, Acceleration(text_weights=TextWeights.INT8, text_embedding_on_cpu=True)],
-)
-def test_every_tensor_is_what_packing_at_load_makes_of_it(checkpoint, options):
+def test_every_tensor_is_what_loading_the_source_makes_of_it(checkpoint):
     with capture_logs() as lines:
-        ours, theirs = load_both(checkpoint, options)
+        ours, theirs = load_both(checkpoint)
 
     for name in MODELS:
         assert_same_bits(getattr(ours, name), getattr(theirs, name))
@@ -85,16 +73,14 @@ def test_every_tensor_is_what_packing_at_load_makes_of_it(checkpoint, options):
     assert lines == []
 
 
-@pytest.mark.parametrize("text_weights", [TextWeights.PLAIN, TextWeights.INT8])
 @pytest.mark.parametrize("shard_bytes", [SMALL_SHARD_BYTES, 10**9])
-def test_what_is_prepared_for_a_gpu_has_the_bits_of_bfloat16_loading(checkpoint, text_weights, shard_bytes):
-    packing = Packing(text_weights.value, "bfloat16")
-    options = Acceleration(text_weights=text_weights, text_embedding_on_cpu=True)
+def test_what_is_prepared_for_a_gpu_has_the_bits_of_bfloat16_loading(checkpoint, shard_bytes):
+    packing = packing_for("cuda")
     folder = prepare(checkpoint, packing, shard_bytes=shard_bytes)
 
-    ours = read_prepared(folder, packing, CPU, options)
+    ours = read_prepared(folder, packing, CPU)
 
-    theirs = read_source(checkpoint.folder, packing, CPU, options)
+    theirs = read_source(checkpoint.folder, packing, CPU)
     for name in MODELS:
         assert_same_bits(ours[name], theirs[name])
     dtypes = {tensor.dtype for tensor in ours["transformer"].state_dict().values()}
@@ -126,19 +112,6 @@ def test_an_engine_whose_text_is_encoded_elsewhere_reads_nothing_of_the_encoder(
     assert sorted(components.models) == ["transformer", "vae"]
 
 
-def test_streamed_layers_embed_the_same_bits(checkpoint):
-    options = Acceleration(text_weights=TextWeights.INT8, text_embedding_on_cpu=True, text_streamed=True)
-    tokens = torch.arange(1, 17)[None]
-
-    embedded = []
-    for components in load_both(checkpoint, options):
-        with torch.inference_mode():
-            text = components.text_encoder
-            embedded.append([text(tokens, torch.ones_like(tokens)).last_hidden_state for _ in range(2)])
-
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*embedded, strict=True))
-
-
 def test_a_clip_of_prepared_weights_is_the_same_file(checkpoint, tmp_path):
     clips = []
     for components in load_both(checkpoint):
@@ -164,7 +137,7 @@ def test_the_packaged_checkpoint_is_prepared_under_the_models_folder(tmp_path):
 
 
 def test_other_tools_read_the_shards(checkpoint):
-    folder = prepare(checkpoint, Packing("int8", "bfloat16"), shard_bytes=SMALL_SHARD_BYTES)
+    folder = prepare(checkpoint, Packing("plain", "bfloat16"), shard_bytes=SMALL_SHARD_BYTES)
 
     shards = sorted((folder / "transformer").glob("*.safetensors"))
     read = {name: tensor for shard in shards for name, tensor in load_file(shard).items()}
@@ -183,19 +156,21 @@ def test_what_is_loaded_can_be_written_to(checkpoint):
     assert load_components(checkpoint, CPU).transformer.proj_out.weight.any()
 
 
-def test_a_packing_that_this_program_does_not_know_is_left_alone_by_a_start_and_refused_by_verify(checkpoint):
-    old = prepared_folder(checkpoint, Packing("int4", "float32"))
-    prepared_for(checkpoint, INT8).rename(old)
+def test_text_weights_in_int8_of_an_older_version_are_refused_with_words_and_the_source_is_loaded(checkpoint):
+    old = prepared_folder(checkpoint, Packing("int8", "float32"))
+    prepared_for(checkpoint).rename(old)
     path = old / manifest.MANIFEST
-    path.write_text(path.read_text().replace('"int8"', '"int4"'))
+    path.write_text(path.read_text().replace('"plain"', '"int8"'))
 
     with capture_logs() as lines:
-        assert load_components(checkpoint, CPU, INT8).folder == checkpoint.folder
-    assert lines == []
-    with pytest.raises(
-        CheckpointError, match=r"int4-float32-v1 is not packed as int8-float32.* weights prepare"
-    ):
-        verify_prepared(checkpoint, packing_for("cpu", INT8))
+        assert load_components(checkpoint, CPU).folder == checkpoint.folder
+
+    (line,) = lines
+    assert line["event"] == LogEvent.ENGINE_PREPARED_REFUSED
+    words = r"int8-float32-v1 is not packed as plain-float32.* weights prepare"
+    assert re.search(words, line["detail"])
+    with pytest.raises(CheckpointError, match=words):
+        verify_prepared(checkpoint, packing_for("cpu"))
 
 
 def set_version_2(path: Path) -> None:
@@ -235,7 +210,7 @@ def test_a_damaged_prepared_checkpoint_is_logged_with_its_fix_and_the_source_is_
     assert components.folder == checkpoint.folder
     assert_same_bits(components.transformer, expected.transformer)
     with pytest.raises(CheckpointError):
-        verify_prepared(checkpoint, packing_for("cpu", PLAIN))
+        verify_prepared(checkpoint, packing_for("cpu"))
 
 
 @pytest.mark.parametrize("prepared", [True, False])
@@ -250,15 +225,6 @@ def test_a_damaged_source_is_an_error_that_names_it(checkpoint, prepared):
     assert [line["event"] for line in lines] == [LogEvent.ENGINE_PREPARED_REFUSED] * prepared
 
 
-def test_every_fast_gpu_uses_the_same_packing():
-    capabilities = ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0))
-    packings = {packing_for("cuda", options_for_capability(capability)) for capability in capabilities}
-
-    assert len(packings) == 1
-    if not torch.cuda.is_available():
-        assert packings == {packing_of("cuda", accelerate=True)}
-
-
-def test_plain_settings_ask_for_plain_weights():
-    assert packing_of("cuda", accelerate=False) == Packing("plain", "bfloat16")
-    assert packing_of("cpu", accelerate=True) == Packing("plain", "float32")
+def test_a_gpu_gets_bfloat16_and_a_cpu_float32():
+    assert packing_of("cuda") == Packing("plain", "bfloat16")
+    assert packing_of("cpu") == Packing("plain", "float32")

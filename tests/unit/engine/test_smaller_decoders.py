@@ -160,7 +160,7 @@ def test_an_engine_decodes_with_the_chosen_decoder_from_source_and_prepared_alik
     write_decoder(tmp_path, decoder, weights)
     checkpoint = locate_with_decoder(TINY_RANDOM, decoder, tmp_path)
     if prepared:  # knows nothing of the decoder, and needs not
-        prepare(checkpoint, packing_of("cpu", accelerate=True))
+        prepare(checkpoint, packing_of("cpu"))
     engine = start_engine(TINY_RANDOM, checkpoint, device="cpu")
     given = torch.randn(1, 16, 2, 4, 6, generator=torch.Generator().manual_seed(1))
 

@@ -1,6 +1,5 @@
 """A fast path that a device refuses costs speed, never the engine; what is wrong with the files is an error."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,10 @@ from anime_studio.core.errors import CheckpointError, EngineError
 from anime_studio.core.recipes import FASTWAN_3STEP, TINY_RANDOM
 from anime_studio.engine import engine as engine_module
 from anime_studio.engine import startup
-from anime_studio.engine.acceleration import PLAIN, Acceleration, TextWeights
+from anime_studio.engine.acceleration import PLAIN, Acceleration
 from anime_studio.engine.decoder.streaming import StreamingDecoder
 from anime_studio.engine.denoiser.model import PlainDenoiser
 from anime_studio.engine.engine import Engine
-from anime_studio.engine.fallback import Fallback, Part
 from anime_studio.telemetry import LogEvent
 from support.engine import Reports, cut, spec_of, tiny_engine
 
@@ -137,16 +135,6 @@ def test_lack_of_memory_while_warming_up_is_tried_again_in_smaller_chunks(monkey
     assert engine.refused == ("decode_chunk",)
 
 
-def test_a_small_card_never_tries_the_text_encoder_in_bfloat16():
-    options = replace(FAST, text_weights=TextWeights.INT8, text_embedding_on_cpu=True, text_streamed=True)
-    small, large = Fallback(options, 22 * 1024**3), Fallback(options, 80 * 1024**3)
-
-    assert small.drop_next(Part.TEXT) and not small.options.text_streamed
-    assert not small.drop_next(Part.TEXT)
-    assert large.drop_next(Part.TEXT) and large.drop_next(Part.TEXT)
-    assert large.options.text_weights is TextWeights.PLAIN
-
-
 @pytest.mark.parametrize("part", ["text_encoder", "transformer", "vae"])
 def test_weights_of_nan_are_told_at_the_start_by_part_and_name(checkpoint, part):
     (path,) = (checkpoint.folder / part).glob("*.safetensors")
@@ -160,16 +148,8 @@ def test_weights_of_nan_are_told_at_the_start_by_part_and_name(checkpoint, part)
         startup.start_engine(TINY_RANDOM, checkpoint, device="cpu")
 
 
-@pytest.mark.parametrize(
-    "acceleration",
-    [
-        Acceleration(text_weights=TextWeights.INT8, text_embedding_on_cpu=True, text_streamed=True),
-        Acceleration(fused_denoiser=True, fp8_linears=True),
-    ],
-    ids=["streamed text", "e4m3"],
-)
-def test_packed_and_streamed_weights_pass_the_check(tiny_checkpoint, acceleration):
-    engine = tiny_engine(tiny_checkpoint, acceleration)
+def test_weights_in_e4m3_pass_the_check(tiny_checkpoint):
+    engine = tiny_engine(tiny_checkpoint, Acceleration(fused_denoiser=True, fp8_linears=True))
 
     startup.check_finite(engine)
 

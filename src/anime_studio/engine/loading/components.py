@@ -18,10 +18,10 @@ from transformers.utils import logging as transformers_logging
 
 from anime_studio.checkpoints.manifest import Packing, fixed_by
 from anime_studio.checkpoints.pipeline_files import SCHEDULER, read_json
-from anime_studio.checkpoints.prepared import find_prepared, prepare_again
+from anime_studio.checkpoints.prepared import find_prepared, prepare_again, refuse_others
 from anime_studio.checkpoints.store import Checkpoint
 from anime_studio.core.errors import CheckpointError, OutOfMemoryError
-from anime_studio.engine.acceleration import PLAIN, Acceleration, packing_for
+from anime_studio.engine.acceleration import packing_for
 from anime_studio.engine.loading.architecture import (
     MODELS,
     check_source,
@@ -29,14 +29,12 @@ from anime_studio.engine.loading.architecture import (
     without_encoder,
 )
 from anime_studio.engine.loading.from_shards import read_prepared
-from anime_studio.engine.loading.packed_text import HostEmbedding, pack_text
 from anime_studio.engine.loading.smaller_decoders import load_smaller_decoder
-from anime_studio.engine.memory.layer_streaming import stream_layers
 from anime_studio.telemetry import LogEvent
 
 _log = structlog.get_logger(__name__)
 
-ReadModels = Callable[[Path, Packing, torch.device, Acceleration, Collection[str]], dict[str, Any]]
+ReadModels = Callable[[Path, Packing, torch.device, Collection[str]], dict[str, Any]]
 """Read some of `text_encoder`, `transformer` and `vae` from a folder onto a device."""
 _TEXT: Final = ("text_encoder",)
 _WITHOUT_TEXT: Final = ("transformer", "vae")
@@ -81,14 +79,8 @@ class LoadedText:
     model: Any
 
 
-def load_components(
-    checkpoint: Checkpoint,
-    device: torch.device,
-    acceleration: Acceleration = PLAIN,
-    *,
-    with_text: bool = True,
-) -> Components:
-    """Load *checkpoint* onto *device*: as prepared for *device* and *acceleration* if it was, else from the source.
+def load_components(checkpoint: Checkpoint, device: torch.device, *, with_text: bool = True) -> Components:
+    """Load *checkpoint* onto *device*: as prepared for *device* if it was, else from the source.
 
     The decoder is the one that *checkpoint* names. Without *with_text* nothing of the text encoder is read.
 
@@ -99,10 +91,10 @@ def load_components(
             missing, unexpected or misshapen weights; the detail names the file.
         OutOfMemoryError: The device has too little memory.
     """
-    packing = packing_for(device.type, acceleration)
+    packing = packing_for(device.type)
 
     def load(folder: Path, read_models: ReadModels) -> Components:
-        return _load(folder, packing, device, acceleration, read_models, with_text=with_text)
+        return _load(folder, packing, device, read_models, with_text=with_text)
 
     components = _load_prepared(checkpoint, packing, load) or load(checkpoint.folder, read_source)
     return _with_decoder(components, checkpoint)
@@ -117,15 +109,15 @@ def _with_decoder(components: Components, checkpoint: Checkpoint) -> Components:
     )
 
 
-def load_for_a_gpu(checkpoint: Checkpoint, packing: Packing) -> Components | None:
-    """Load the denoiser and the VAE into host memory, without looking for a GPU; None if nothing is prepared as *packing*.
+def load_for_a_gpu(checkpoint: Checkpoint, packing: Packing, *, with_text: bool) -> Components | None:
+    """Load *checkpoint* into host memory, without looking for a GPU; None if nothing is prepared as *packing*.
 
     Raises:
         CheckpointError, OutOfMemoryError: See `load_components`.
     """
 
     def load(folder: Path, read_models: ReadModels) -> Components:
-        return _load(folder, packing, torch.device("cpu"), PLAIN, read_models, with_text=False)
+        return _load(folder, packing, torch.device("cpu"), read_models, with_text=with_text)
 
     return _load_prepared(checkpoint, packing, load)
 
@@ -140,14 +132,12 @@ def moved(components: Components, checkpoint: Checkpoint, device: torch.device) 
 def load_text_encoder(checkpoint: Checkpoint, packing: Packing) -> LoadedText:
     """Load the text encoder of *checkpoint* alone, onto the CPU: as prepared for *packing* if it was, else the source.
 
-    *packing* quantizes nothing.
-
     Raises:
         CheckpointError, OutOfMemoryError: See `load_components`.
     """
 
     def load(folder: Path, read_models: ReadModels) -> LoadedText:
-        model = read_models(folder, packing, torch.device("cpu"), PLAIN, _TEXT)["text_encoder"]
+        model = read_models(folder, packing, torch.device("cpu"), _TEXT)["text_encoder"]
         return LoadedText(folder, _load_tokenizer(folder / "tokenizer"), model)
 
     return _load_prepared(checkpoint, packing, load) or load(checkpoint.folder, read_source)
@@ -159,9 +149,10 @@ def _load_prepared(
     try:
         with fixed_by(prepare_again(checkpoint)):
             folder = find_prepared(checkpoint, packing)
-            if folder is None:
-                return None
-            return load(folder, read_prepared)
+            if folder is not None:
+                return load(folder, read_prepared)
+            refuse_others(checkpoint, packing)
+            return None
     except CheckpointError as error:
         _log.warning(LogEvent.ENGINE_PREPARED_REFUSED, detail=error.detail, loading=str(checkpoint.folder))
     gc.collect()  # what was loaded before the refusal
@@ -174,7 +165,6 @@ def _load(
     folder: Path,
     packing: Packing,
     device: torch.device,
-    acceleration: Acceleration,
     read_models: ReadModels,
     *,
     with_text: bool,
@@ -185,7 +175,7 @@ def _load(
         ) as thread:  # a vocabulary of 256,384 takes a second, as long as the weights
             tokenizer = thread.submit(_load_tokenizer, folder / "tokenizer") if with_text else None
             parts = tuple(MODELS) if with_text else _WITHOUT_TEXT
-            models = read_models(folder, packing, device, acceleration, parts)
+            models = read_models(folder, packing, device, parts)
             return Components(
                 folder=folder,
                 tokenizer=tokenizer and tokenizer.result(),
@@ -203,24 +193,15 @@ def read_source(
     folder: Path,
     packing: Packing,
     device: torch.device,
-    acceleration: Acceleration,
     parts: Collection[str] = tuple(MODELS),
 ) -> dict[str, Any]:
-    """Read models of a checkpoint as fetched; the text encoder is packed on its way to *device*.
+    """Read models of a checkpoint as fetched.
 
     Raises:
         CheckpointError: See `load_components`.
     """
     check_source(folder)
-    dtype = getattr(torch, packing.dtype)
-    read: dict[str, Callable[[], Any]] = {
-        "text_encoder": lambda: place_text_encoder(
-            load_model(folder / "text_encoder", dtype), device, acceleration
-        ),
-        "transformer": lambda: load_model(folder / "transformer", dtype).to(device),
-        "vae": lambda: without_encoder(load_model(folder / "vae", dtype)).to(device),
-    }
-    return {name: read[name]() for name in parts}
+    return {name: load_model(folder / name, getattr(torch, packing.dtype)).to(device) for name in parts}
 
 
 def load_model(folder: Path, dtype: torch.dtype) -> Any:
@@ -238,6 +219,8 @@ def load_model(folder: Path, dtype: torch.dtype) -> Any:
         )
     if folder.name == "text_encoder":
         _check_tables(folder, model)
+    if folder.name == "vae":
+        without_encoder(model)
     return model.eval()
 
 
@@ -260,18 +243,6 @@ def _load_tokenizer(folder: Path) -> Any:
         if tokenizer.pad_token is None:
             raise CheckpointError(f"{folder / 'tokenizer_config.json'} is missing or names no pad_token")
         return tokenizer
-
-
-def place_text_encoder(text_encoder: Any, device: torch.device, acceleration: Acceleration) -> Any:
-    """Return *text_encoder* packed and on *device*, or partly in host memory, as *acceleration* asks."""
-    pack_text(text_encoder, acceleration.text_weights, device)
-    if acceleration.text_embedding_on_cpu:
-        table = HostEmbedding(text_encoder.shared, device)
-        text_encoder.shared = text_encoder.encoder.embed_tokens = table
-    text_encoder = text_encoder.to(device)
-    if acceleration.text_streamed:
-        stream_layers(text_encoder.encoder, text_encoder.encoder.block, device)
-    return text_encoder
 
 
 def latent_shape(components: Components, num_frames: int, height: int, width: int) -> tuple[int, ...]:

@@ -1,13 +1,13 @@
 """A prepared checkpoint's weights, read from its shards straight to where they stay.
 
-The models are built without weights and packed as they are served. Each tensor then gets memory where it will stay,
-and several threads fill that memory from the shards. The text encoder never exists in full precision, and no weight is
-moved twice. The result is bit for bit what `components.read_source` makes of the source. docs/adr/0014 has the arithmetic.
+The models are built without weights, in the dtype that is served. Each tensor then gets memory where it will stay, and
+several threads fill that memory from the shards. No weight is converted or moved twice. The
+result is bit for bit what `components.read_source` makes of the source.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +17,28 @@ from diffusers import ModelMixin
 from anime_studio.checkpoints.manifest import Manifest, Packing
 from anime_studio.checkpoints.safetensors_header import Entry, Headers, check_tensors, read_header
 from anime_studio.core.errors import CheckpointError
-from anime_studio.engine.acceleration import Acceleration, TextWeights
 from anime_studio.engine.loading.architecture import MODELS, empty_models, library_errors, without_encoder
-from anime_studio.engine.loading.packed_text import HostEmbedding, pack_text
 from anime_studio.engine.loading.parallel_reader import ParallelReader
 from anime_studio.engine.loading.safetensors_file import torch_dtype
-from anime_studio.engine.memory.layer_streaming import host_buffer_for, stream_layers
 
 EMBEDDING = "shared.weight"
 """The text encoder's embedding table."""
 TIED_EMBEDDING = "encoder.embed_tokens.weight"
 """The encoder's own name for the same table; prepared files leave it out."""
-LAYERS = "encoder.block."
 
 
 def read_prepared(
     folder: Path,
     packing: Packing,
     device: torch.device,
-    acceleration: Acceleration,
     parts: Collection[str] = tuple(MODELS),
 ) -> dict[str, Any]:
     """Read models of a prepared checkpoint onto *device*.
 
     Args:
         folder: Prepared as *packing*.
-        packing: What *device* and *acceleration* ask for.
-        device: Where the weights go, except for the embedding table and streamed layers, as *acceleration* says.
-        acceleration: Where the text encoder's weights stay.
+        packing: What *device* asks for.
+        device: Where the weights go.
         parts: The names of the models that are wanted.
 
     Raises:
@@ -52,20 +46,13 @@ def read_prepared(
     """
     with library_errors(folder):
         models, files = open_prepared(folder, packing)
-        text_encoder, buffers = models["text_encoder"], []
         with ParallelReader(device) as reader:
             for name in parts:
-                if name == "text_encoder":
-                    continue
-                tensors = _allocate(files[name], lambda _: device)
+                tensors = _allocate(files[name], device)
                 reader.read(files[name], tensors)
+                if name == "text_encoder":
+                    tensors[TIED_EMBEDDING] = tensors[EMBEDDING]
                 models[name].load_state_dict(tensors, assign=True)
-            if "text_encoder" in parts:
-                buffers = _read_text_encoder(
-                    reader, files["text_encoder"], text_encoder, device, acceleration
-                )
-        if buffers:
-            stream_layers(text_encoder.encoder, text_encoder.encoder.block, device, buffers)
         if "transformer" in parts:
             models["transformer"].to(device)  # its buffers, which no file holds
         return {name: models[name].eval().requires_grad_(False) for name in parts}
@@ -81,12 +68,11 @@ def open_prepared(folder: Path, packing: Packing) -> tuple[dict[str, Any], dict[
     without_encoder(models["vae"])
     for model in models.values():
         _cast(model, getattr(torch, packing.dtype))
-    pack_text(models["text_encoder"], TextWeights(packing.text_weights), torch.device("meta"))
     return models, {name: _check_shards(folder, name, model) for name, model in models.items()}
 
 
 def served_tensors(model: Any) -> dict[str, torch.Tensor]:
-    """Return the tensors that prepared files hold of *model*, packed as it is served, by name."""
+    """Return the tensors that prepared files hold of *model*, as it is served, by name."""
     return {name: tensor for name, tensor in model.state_dict().items() if name != TIED_EMBEDDING}
 
 
@@ -120,43 +106,9 @@ def _cast(model: Any, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
-def _allocate(files: Headers, device_of: Callable[[str], torch.device]) -> dict[str, torch.Tensor]:
+def _allocate(files: Headers, device: torch.device) -> dict[str, torch.Tensor]:
     return {
-        name: torch.empty(entry.shape, dtype=torch_dtype(entry), device=device_of(name))
+        name: torch.empty(entry.shape, dtype=torch_dtype(entry), device=device)
         for entries in files.values()
         for name, entry in entries.items()
-    }
-
-
-def _read_text_encoder(
-    reader: ParallelReader,
-    files: Headers,
-    text_encoder: Any,
-    device: torch.device,
-    acceleration: Acceleration,
-) -> list[torch.Tensor]:
-    """Begin to read the text encoder; return the host buffers of its layers if they are streamed."""
-    embedding_on = torch.device("cpu") if acceleration.text_embedding_on_cpu else device
-    resident = _without_layers(files) if acceleration.text_streamed else files
-    tensors = _allocate(resident, lambda name: embedding_on if name == EMBEDDING else device)
-    reader.read(files, tensors)
-    buffers = []
-    if acceleration.text_streamed:
-        for index, layer in enumerate(text_encoder.encoder.block):
-            # Pinning takes as long as reading: one layer is read while the next one's buffer is pinned.
-            buffer, parts = host_buffer_for(layer, pinned=device.type == "cuda")
-            buffers.append(buffer)
-            named = {f"{LAYERS}{index}.{name}": part for name, part in parts.items()}
-            reader.read(files, named)
-            tensors |= named
-    text_encoder.load_state_dict(tensors | {TIED_EMBEDDING: tensors[EMBEDDING]}, assign=True)
-    if acceleration.text_embedding_on_cpu:
-        text_encoder.shared = text_encoder.encoder.embed_tokens = HostEmbedding(text_encoder.shared, device)
-    return buffers
-
-
-def _without_layers(files: Headers) -> Headers:
-    return {
-        path: {name: entry for name, entry in entries.items() if not name.startswith(LAYERS)}
-        for path, entries in files.items()
     }

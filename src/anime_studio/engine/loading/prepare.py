@@ -1,6 +1,6 @@
-"""`anime-studio weights prepare`: write a checkpoint once more, packed as the engine serves it.
+"""`anime-studio weights prepare`: write a checkpoint once more, as the engine serves it.
 
-The source goes through the loading and packing that every start would otherwise repeat, one model at a time on the
+The source goes through the loading that every start would otherwise repeat, one model at a time on the
 CPU, and the result is written as shards. Host memory must hold the largest model: 12 GB for Wan 2.1 1.3B. A kill or
 a full disk at any moment leaves what was there before (`checkpoints.atomic_folder`).
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 
@@ -27,11 +27,10 @@ from anime_studio.checkpoints.manifest import (
 from anime_studio.checkpoints.prepared import PREPARE_COMMAND, find_prepared, prepared_folder
 from anime_studio.checkpoints.store import Checkpoint, check
 from anime_studio.core.errors import CheckpointError, DiskFullError
-from anime_studio.engine.acceleration import TextWeights, packing_for_settings
-from anime_studio.engine.loading.architecture import MODELS, check_source, without_encoder
+from anime_studio.engine.acceleration import packing_for_settings
+from anime_studio.engine.loading.architecture import MODELS, check_source
 from anime_studio.engine.loading.components import load_model
 from anime_studio.engine.loading.from_shards import open_prepared, served_tensors
-from anime_studio.engine.loading.packed_text import pack_text
 from anime_studio.engine.loading.safetensors_file import write_shards
 
 SHARD_BYTES: Final = 512 * 1024**2
@@ -42,10 +41,9 @@ Progress = Callable[[str, int, int], None]
 """Called after each shard with the model's name, its bytes written so far, and all its bytes."""
 
 
-def packing_of(device: str, *, accelerate: bool) -> Packing:
-    """Return the packing that these settings ask for on this machine; see `packing_for_settings`."""
-    capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
-    return packing_for_settings(device, accelerate=accelerate, capability=capability)
+def packing_of(device: str) -> Packing:
+    """Return the packing that *device*, as settings name it, asks for on this machine."""
+    return packing_for_settings(device, has_gpu=torch.cuda.is_available())
 
 
 def prepare(
@@ -121,7 +119,7 @@ def _write(
 def _write_model(
     source: Path, folder: Path, packing: Packing, progress: Progress, shard_bytes: int
 ) -> dict[str, FileEntry]:
-    tensors = served_tensors(_packed(source, packing))
+    tensors = served_tensors(load_model(source, getattr(torch, packing.dtype)))
     total, done = sum(tensor.nbytes for tensor in tensors.values()), 0
     files = {}
     for name, entry, tensor_bytes in write_shards(folder, tensors, shard_bytes):
@@ -129,15 +127,6 @@ def _write_model(
         done += tensor_bytes
         progress(folder.name, done, total)
     return files
-
-
-def _packed(folder: Path, packing: Packing) -> Any:
-    model = load_model(folder, getattr(torch, packing.dtype))
-    if folder.name == "text_encoder":
-        pack_text(model, TextWeights(packing.text_weights), torch.device("cpu"))
-    if folder.name == "vae":
-        without_encoder(model)
-    return model
 
 
 def _copy(source: Path, folder: Path) -> dict[str, FileEntry]:

@@ -1,1 +1,1 @@
-"""Weights in host memory: pinned buffers, layers streamed from them, and sleep."""
+"""Weights in host memory: pinned buffers, and sleep."""

@@ -69,7 +69,7 @@ class WeightOffload:
     def _allocate(self) -> None:
         tensors = [tensor for model in self._models for tensor in (*model.parameters(), *model.buffers())]
         storages = [tensor.untyped_storage() for tensor in tensors if tensor.device.type == self._device.type]
-        # Several tensors may share a storage: streamed layers do.
+        # Several tensors may share a storage: the two names of UMT5's embedding table do.
         self._storages = list({storage.data_ptr(): storage for storage in storages}.values())
         sizes = [storage.nbytes() for storage in self._storages]
         shares = [padded(size) for size in sizes]
