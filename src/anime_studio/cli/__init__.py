@@ -21,6 +21,7 @@ from anime_studio.cli import (
     jobs,
     modal,
     operator,
+    prove,
     recipes,
     serve,
     show,
@@ -37,7 +38,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for _commands in (generate, jobs, follow, show, operator, serve, recipes, weights, cost, doctor, demo, modal):
+for _commands in (
+    generate,
+    jobs,
+    follow,
+    show,
+    operator,
+    serve,
+    recipes,
+    weights,
+    cost,
+    doctor,
+    prove,
+    demo,
+    modal,
+):
     _commands.register(app)
 
 

@@ -1,0 +1,79 @@
+"""The rows that need no Modal, with random weights and one fault each."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from anime_studio.engine.startup import start_engine
+from anime_studio.prove.engine_rows import EngineRows
+from anime_studio.prove.page import render_page
+from anime_studio.prove.pictures import psnr_db, ssim
+from anime_studio.settings import Settings
+from common.prove import ProofReport, ProofRow, Verdict
+from support.engine import checkpoint_in, flip
+
+
+@pytest.fixture
+def settings(tmp_path, tiny_checkpoint):
+    checkpoint_in(tmp_path / "models", tiny_checkpoint)
+    return Settings(recipe="tiny-random", device="cpu", models_dir=tmp_path / "models")
+
+
+def start_with_a_wrong_fast_path(*arguments, accelerate, **options):
+    engine = start_engine(*arguments, accelerate=accelerate, **options)
+    if accelerate:
+        decode = engine.decoder.decode
+        engine.decoder.decode = lambda latents: decode(-latents)
+    return engine
+
+
+def test_two_starts_that_draw_the_same_pixels_hold(settings, tmp_path):
+    rows = EngineRows(settings, tmp_path)
+    assert rows.check("fast") == (Verdict.HOLDS, "as started against plain: the same pixels")
+    assert (tmp_path / "fast.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_fast_path_that_draws_other_pixels_falls_short(settings, tmp_path):
+    verdict, detail = EngineRows(settings, tmp_path, start=start_with_a_wrong_fast_path).check("fast")
+    assert verdict is Verdict.FALLS_SHORT
+    assert "PSNR" in detail
+
+
+def test_an_altered_weight_falls_short(settings, tmp_path, tiny_checkpoint):
+    flip(next((tmp_path / "models").rglob("transformer/*.safetensors")))
+    verdict, detail = EngineRows(settings, tmp_path).check("weights")
+    assert verdict is Verdict.FALLS_SHORT
+    assert "transformer" in detail
+
+
+def test_a_decoder_that_is_not_here_is_not_checked(settings, tmp_path):
+    verdict, detail = EngineRows(settings, tmp_path).check("decoders")
+    assert verdict is Verdict.NOT_CHECKED
+    assert "weights fetch" in detail
+
+
+@pytest.mark.parametrize(
+    ("pinned", "verdict"), [("numpy==0.1\n", Verdict.FALLS_SHORT), (None, Verdict.NOT_CHECKED)]
+)
+def test_another_version_than_pinned_is_told(settings, tmp_path, pinned, verdict):
+    constraints = tmp_path / "constraints.txt"
+    if pinned:
+        constraints.write_text(pinned)
+    assert EngineRows(settings, tmp_path, constraints=constraints).check("versions")[0] is verdict
+
+
+def test_nearness_is_exact_for_known_pixels():
+    grey = np.full((2, 16, 16, 3), 100, np.uint8)
+    assert psnr_db(grey, grey) == float("inf")
+    assert ssim(grey, grey) == pytest.approx(1)
+    assert psnr_db(grey, grey + np.uint8(51)) == pytest.approx(20 * np.log10(5))
+
+
+def test_the_page_escapes_what_a_row_says(tmp_path):
+    row = ProofRow(
+        name="device", verdict=Verdict.HOLDS, detail="<script>alert(1)</script>", checked_at=datetime.now(UTC)
+    )
+    page = render_page(ProofReport(version="1", recipe="demo", device="cpu", rows=(row,)), tmp_path)
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
