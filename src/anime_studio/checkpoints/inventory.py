@@ -13,7 +13,7 @@ from anime_studio.checkpoints.decoders import FOLDER as DECODERS
 from anime_studio.checkpoints.decoders import relative_folder
 from anime_studio.checkpoints.hub import size_of
 from anime_studio.checkpoints.manifest import COMPLETE, LAYOUT_VERSION
-from anime_studio.checkpoints.store import NEWEST, find
+from anime_studio.checkpoints.store import NEWEST, find, revision_in_use
 from anime_studio.core.decoders import PUBLISHED
 from anime_studio.core.errors import WeightsMissingError
 from anime_studio.core.recipes import RECIPES, Recipe
@@ -102,7 +102,8 @@ def _in_use(folder: Path, kind: Kind) -> bool:
     try:
         base = find(recipe, models_dir).prepared_base
     except WeightsMissingError:
-        return False
+        # What `in_use` names is not here: nothing is deleted until somebody has fetched it or named another.
+        return revision_in_use(recipe, models_dir) is not None
     prepared = folder.name.startswith(f"{base.name}.") and folder.name.endswith(f"-v{LAYOUT_VERSION}")
     return folder.name == base.name or prepared
 

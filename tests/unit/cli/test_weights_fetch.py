@@ -58,6 +58,10 @@ def test_a_commit_is_fetched_kept_moved_and_pruned(hub, weights, tiny_checkpoint
     )
     assert weights("use", "c" * 40, "--recipe", "fastwan-3step").returncode == 1
     assert weights("use", NEW, "--recipe", "fastwan-3step").returncode == 0
+    in_use = tmp_path / "models/fastwan-3step/in_use"
+    in_use.write_text("d" * 40)  # by hand, and wrong: what is here may be all that there is
+    assert "everything here is in use" in weights("prune", "--yes").stdout
+    in_use.write_text(NEW)
     unasked = weights("prune")
     assert unasked.returncode == 2 and "say --yes" in unasked.stderr
     assert "1 folders deleted" in weights("prune", "--yes").stdout
