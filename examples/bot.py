@@ -68,6 +68,11 @@ class Bot:
         self.needs_approval, self.approve_after_s = needs_approval, approve_after_s
         self.turns = Turns(limits or Limits())
         self.blocklist = blocklist or Blocklist.read(SHIPPED)
+        self.bans = file.with_name(
+            "bot-bans.txt"
+        )  # what moderators banned, one entry a line, for the next start too
+        for banned in self.bans.read_text().splitlines() if self.bans.exists() else ():
+            self.blocklist.add(banned)
         self.paused, self.refused = False, 0
         self.undecided: dict[str, asyncio.Event] = {}  # orders whose clip waits for a moderator
         self.placing = asyncio.Lock()  # first come, first served: orders reach the studio in their turn
@@ -92,6 +97,8 @@ class Bot:
             self.answer(author, "orders are paused" if self.paused else "orders are open again")
         elif is_moderator and word == "ban" and rest:
             self.blocklist.add(rest)
+            with self.bans.open("a") as bans:
+                bans.write(f"{' '.join(rest.split())}\n")
             self.answer(author, "noted: that is refused from now on")
         elif is_moderator and word == "cancel" and rest:
             self.cancel(

@@ -11,6 +11,7 @@ and `applications.commands`, and no privileged intent.
 import argparse
 import asyncio
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -56,7 +57,16 @@ class Orders:
             await interaction.response.send_message(words, ephemeral=True)
             return
         self.turns.add(key, viewer)
-        await interaction.response.defer(thinking=True)
+        try:
+            await interaction.response.defer(thinking=True)
+            await self.deliver(interaction, prompt, key)
+        except discord.HTTPException as error:  # the channel is gone, or Discord is down
+            print(f"Discord took no answer: {error}", file=sys.stderr)
+        finally:
+            self.turns.remove(key)
+
+    async def deliver(self, interaction: discord.Interaction, prompt: str, key: str) -> None:
+        """Order the clip and put it into the answer, or words that say why there is none."""
         try:
             job = await self.studio.submit(
                 prompt,
@@ -74,8 +84,6 @@ class Orders:
             await interaction.edit_original_response(content="no clip this time, the studio is too busy")
         except StudioError as error:
             await interaction.edit_original_response(content=f"no clip: {error.problem.title.lower()}")
-        finally:
-            self.turns.remove(key)
 
     def refusal(self, viewer: str, prompt: str) -> str | None:
         """Return in words why this is not ordered, or None."""
@@ -89,6 +97,13 @@ class Orders:
         """Return a function that shows a job's progress in the answer, not too often."""
         shown_at, edits = 0.0, set[asyncio.Task[discord.InteractionMessage]]()
 
+        def note_end(task: asyncio.Task[discord.InteractionMessage]) -> None:
+            edits.discard(task)
+            if not task.cancelled() and (
+                error := task.exception()
+            ):  # the next edit, or the clip, may come through
+                print(f"Discord took no progress: {error}", file=sys.stderr)
+
         def show(job: Job) -> None:
             nonlocal shown_at
             if job.state.final or time.monotonic() - shown_at < EDIT_EVERY_S:
@@ -96,7 +111,7 @@ class Orders:
             shown_at = time.monotonic()
             edit = interaction.edit_original_response(content=f"{job.state}, {job.progress.fraction:.0%}")
             edits.add(task := asyncio.create_task(edit))
-            task.add_done_callback(edits.discard)
+            task.add_done_callback(note_end)
 
         return show
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import discord
 import httpx
 import pytest
 
@@ -276,6 +277,8 @@ async def test_a_moderator_pauses_bans_and_cancels_and_nobody_else_does(
         await chat.heard("@mio a moderator cancelled this one")
         await chat.heard("@mio no clip: the job was cancelled")
         assert bot.orders == {}
+    async with running(http, chat.say, tmp_path / "orders.json") as bot:
+        assert bot.refusal("yui", "a PURPLE d0g"), "a ban outlives the bot"
     assert not any(line.startswith("@troll") for line in chat.lines)
     assert not any("purple" in line for line in chat.lines)
 
@@ -696,3 +699,19 @@ async def test_on_discord_a_failure_and_a_bound_are_words(rig: ServerRig, http: 
         await orders.anime(soon, "a dog")
         assert failed.answers[-1] == "no clip: the drawn frames are unusable"
         assert soon.answers[0][1].startswith("ask again in ")
+
+
+async def test_on_discord_an_answer_that_discord_refuses_frees_the_viewers_turn(
+    rig: ServerRig, http: httpx.Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Gone(Interaction):
+        async def edit_original_response(self, *, content: str | None, attachments: Any = ()) -> None:
+            response = SimpleNamespace(status=404, reason="Not Found")
+            raise discord.NotFound(response, "Unknown Webhook")  # type: ignore[arg-type]
+
+    async with AsyncStudioClient(str(http.base_url)) as studio:
+        orders = Orders(studio, Limits(cooldown_s=0, per_viewer=1), Blocklist.read(SHIPPED), None, 90.0)
+        with rig.worker():
+            await orders.anime(Gone(), "a cat")
+        assert "Discord took no answer" in capsys.readouterr().err
+        assert orders.refusal("1", "a dog") is None
