@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections import Counter
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -84,3 +85,9 @@ def test_every_module_is_in_a_layer():
     named = {name.strip() for layer in layers["layers"] for name in layer.split("|")}
     assert layers["exhaustive"]
     assert named | {"common"} == {room for room in ROOMS if "/" not in room}
+
+
+def test_every_test_file_has_its_own_name():
+    """pytest imports a test file by its name alone: two of one name end the collection of all tests."""
+    names = [file.name for file in (PROJECT / "tests").rglob("test_*.py")]
+    assert [name for name, count in Counter(names).items() if count > 1] == []
