@@ -4,8 +4,9 @@
 2. `snapshot_child` holds the loaded, warm engine. It sleeps, is suspended (the driver moves its GPU memory to host
    memory) and resumed. Then it wakes up, checks its weights and runs denoise steps or generates clips.
 3. `starts` starts an engine without a snapshot and from host memory, with the kernels that step 2 compiled in torch's cache,
-   and the text encoder on a CPU.
-4. `loading_ways measure` times every way from files or host memory to the device.
+   and the text encoder on a CPU; it times whole clips with the text on the CPU and on the GPU.
+4. `text_error` holds the text encoder to float32.
+5. `loading_ways measure` times every way from files or host memory to the device.
 
 The table adds the time to read each way's bytes from storage.
 
@@ -143,6 +144,35 @@ def readiness(ways: Sequence[tuple[str, float, int]]) -> list[dict[str, Any]]:
     ]
 
 
+def headlines(result: dict[str, Any]) -> dict[str, Any]:
+    """Return what a reader asks first, of what *result* holds so far.
+
+    `readiness_s` has seconds until a GPU container can draw, by kind of start and, where bytes are read from storage, by its
+    GB/s; `text` the text container's seconds by number of tokens, its errors and memory; `clip_s` prompt to MP4.
+    """
+    found: dict[str, Any] = {}
+    starts = {row["start"]: row for row in result["starts"]}
+    ready: dict[str, Any] = {}
+    if "resume_probe_s" in result:
+        ready["gpu"] = _by_storage(result["resume_probe_s"]["p50"], result["snapshot_bytes"])
+    if "cpu" in starts:
+        ready["cpu"] = _by_storage(starts["cpu"]["memory_back_to_step_s"], starts["cpu"]["host_memory_bytes"])
+    if "plain" in starts:
+        ready["plain"] = starts["plain"]["total_s"]
+        found["gpu_peak_bytes"] = starts["plain"].get("gpu_peak_bytes")
+    text = {**starts.get("text", {}), **result.get("text_error", {})}
+    clip = starts.get("clip", {})
+    return found | {
+        "readiness_s": ready,
+        "text": {key: value for key, value in text.items() if key != "start"},
+        "clip_s": {key: value for key, value in clip.items() if key != "start"},
+    }
+
+
+def _by_storage(seconds: float, read: int) -> dict[str, float]:
+    return {f"{speed / 1e9:g}": seconds + read / speed for speed in STORAGE_BYTES_PER_S}
+
+
 class Report:
     """The result so far, on the disk after each step."""
 
@@ -154,6 +184,7 @@ class Report:
         """Add *values* to the result and write it; times at a tiny shape are no result and are not written."""
         self.result |= values
         self.result["readiness"] = readiness(self._ways())
+        self.result |= headlines(self.result)
         if self._out is not None and self.on_gpu:
             self._out.mkdir(parents=True, exist_ok=True)
             path = self._out / f"cold_start_{card_in(self.result)}.json"
@@ -194,13 +225,19 @@ def make(report: Report, models: Path, *, cpu: bool, commit: str) -> None:
 
 def measure_starts(report: Report, models: Path, *, cpu: bool, end: float) -> None:
     """Time each start in a process of its own, as long as there is time."""
-    for kind in ("cpu", "plain", "text"):
+    for kind in ("cpu", "plain", "text", "clip"):
         if time.monotonic() > end:
             report.add(**{f"start_{kind}_error_message": "no time was left"})
             continue
         with report.step(f"start {kind}"):
             for row in _lines(kind, str(models), cpu=cpu, module="starts"):
                 report.add(starts=[*report.result["starts"], row])
+
+
+def measure_text_error(report: Report, *, cpu: bool) -> None:
+    """Hold the text encoder to float32 in another process."""
+    for row in _lines(cpu=cpu, module="text_error"):
+        report.add(text_error=row)
 
 
 def measure_loading(report: Report, models: Path, *, cpu: bool, deadline_s: float) -> None:
@@ -250,6 +287,8 @@ def main() -> None:
             end = begun + SNAPSHOT_SHARE * asked.deadline_s
             measure_snapshot(report, models, cpu=asked.cpu, cycles=asked.cycles, end=end)
         measure_starts(report, models, cpu=asked.cpu, end=begun + asked.deadline_s)
+        with report.step("text error"):
+            measure_text_error(report, cpu=asked.cpu)
         with report.step("loading"):
             left = asked.deadline_s - (time.monotonic() - begun)
             measure_loading(report, models, cpu=asked.cpu, deadline_s=max(0.0, left - RESERVE_S))
@@ -257,17 +296,15 @@ def main() -> None:
     print(json.dumps(report.result, indent=2))
 
 
-def _lines(act: str, *given: str, cpu: bool, module: str = "loading_ways") -> Iterator[dict[str, Any]]:
+def _lines(*given: str, cpu: bool, module: str = "loading_ways") -> Iterator[dict[str, Any]]:
     """Yield the lines of *module*."""
-    process = subprocess.Popen(
-        _command(module, act, *given, cpu=cpu), stdout=subprocess.PIPE, text=True, cwd=ROOT
-    )
+    process = subprocess.Popen(_command(module, *given, cpu=cpu), stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("{"):
             yield json.loads(line)
     if process.wait() != 0:
-        raise RuntimeError(f"{module} {act} ended with {process.returncode}")
+        raise RuntimeError(f"{' '.join((module, *given[:1]))} ended with {process.returncode}")
 
 
 def _command(module: str, *given: str, cpu: bool) -> list[str]:
