@@ -50,6 +50,7 @@ def commands() -> list[str]:
     ]
 
 
+@pytest.mark.timeout(600)  # twelve commands; a hang ends with the command's own 100 s
 def test_every_command_runs(rig: ServerRig, http: httpx.Client, tmp_path: Path) -> None:
     job_id = http.post("/generate", json={"prompt": "a cat"}, headers={"Prefer": "respond-async"}).json()[
         "job_id"
