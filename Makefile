@@ -18,7 +18,7 @@ PIP     := $(BIN)/python -m pip install --disable-pip-version-check $$(test -t 1
 # What needs no model, no browser and no server: seconds.
 QUICK := $(addprefix tests/unit/,core common client web test_rooms.py test_words.py)
 
-.PHONY: help quick demo serve deploy test endurance bench check lint types imports fix hooks constraints wheel train-demo
+.PHONY: help quick demo serve deploy test endurance bench check lint types imports fix hooks constraints constraints-gpu wheel train-demo
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -76,6 +76,11 @@ train-demo: $(DEVELOPS) ## Train the demo checkpoint on GPUS=1 or 2 (see trainin
 constraints: $(DEVELOPS) ## Write the versions installed here into constraints.txt
 	$(BIN)/python tools/constraints.py > constraints.new
 	mv constraints.new constraints.txt
+
+constraints-gpu: $(DEVELOPS) ## Resolve the packages of Modal's GPU image on the package index into constraints-gpu.txt
+	$(PIP) uv
+	$(BIN)/python tools/gpu_constraints.py > constraints.new
+	mv constraints.new constraints-gpu.txt
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \

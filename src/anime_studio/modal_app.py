@@ -21,7 +21,7 @@ import modal
 
 from anime_studio.core.clock import SystemClock
 from anime_studio.core.recipes import get_recipe, require_decoder
-from anime_studio.on_modal.images import gpu_image, text_image, web_image
+from anime_studio.on_modal import images
 from anime_studio.on_modal.resources import dicts, models, outputs, signing_keys
 from anime_studio.on_modal.settings import (
     APP_NAME,
@@ -30,7 +30,6 @@ from anime_studio.on_modal.settings import (
     OUTPUTS_MOUNT,
     SCRATCH,
     TEXT_CPU_CORES,
-    TEXT_MEMORY_GIB,
     ModalSettings,
 )
 
@@ -41,7 +40,8 @@ SPEND_KEPT_DAYS: Final = 40
 """The month's budget needs 31."""
 
 settings = ModalSettings.read()
-generator_image, encoder_image, server_image = gpu_image(settings), text_image(settings), web_image(settings)
+generator_image = images.generator_image(settings)
+encoder_image, server_image = images.cpu_image(settings), images.web_image(settings)
 
 app = modal.App(APP_NAME, tags=settings.tags)
 
@@ -63,7 +63,7 @@ with server_image.imports():  # type: ignore[no-untyped-call]  # at the top, so 
 @app.cls(
     image=encoder_image,
     cpu=TEXT_CPU_CORES,
-    memory=int(TEXT_MEMORY_GIB * 1024),
+    memory=int(settings.text_machine.memory_gib * 1024),
     volumes={str(MODELS_MOUNT): models.with_mount_options(read_only=True)},
     enable_memory_snapshot=settings.snapshot != "off",
     min_containers=settings.text_min_containers,

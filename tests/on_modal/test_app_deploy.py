@@ -129,16 +129,17 @@ def test_images_install_the_projects_own_extras_held_to_its_constraints(
     app: DeployedApp, name: str, extra: str
 ):
     image = app.function(name).image
-    torch = {"torch==2.13.0"} if extra == "engine" else set()
+    with_cuda = name in ("Generator", "setup")
+    torch = {"torch==2.11.0" if with_cuda else "torch==2.13.0"} if extra == "engine" else set()
+    constraints = "constraints-gpu.txt" if with_cuda else "constraints.txt"
     assert set(image.requirements) == requirements_of(extra) | torch
     assert image.python_version == "3.12"
     install = next(command for command in image.commands if "uv pip install" in command)
-    assert "--constraint /constraints.txt" in install
-    assert app.function(name).files["/constraints.txt"] == (REPOSITORY / "constraints.txt").read_bytes()
+    assert f"--constraint /{constraints}" in install
+    assert app.function(name).files[f"/{constraints}"] == (REPOSITORY / constraints).read_bytes()
     assert ("torch" in " ".join(image.requirements)) == (extra == "engine")
-    on_gpu = name in ("Generator", "setup")
-    assert any("ffmpeg g++" in command for command in image.commands) == on_gpu
-    assert ("TORCHINDUCTOR_COMPILE_THREADS" in image.env) == on_gpu
+    assert any("ffmpeg g++" in command for command in image.commands) == with_cuda
+    assert ("TORCHINDUCTOR_COMPILE_THREADS" in image.env) == with_cuda
     assert ("--torch-backend cpu" in install) == (name == "TextEncoder"), "no CUDA where there is no GPU"
 
 
@@ -209,3 +210,25 @@ def test_a_wrong_setting_fails_the_deploy_by_name(control_plane: ControlPlane):
     wrong = {"PYTHONPATH": "src", "ANIME_STUDIO_SCALEDOWN_WINDOW_S": "1"}
     done = control_plane.cli("deploy", *FORMS["module"], cwd=REPOSITORY, env=wrong)
     assert done.returncode != 0 and "scaledown_window_s" in (done.stdout + done.stderr).lower()
+
+
+def test_the_demo_without_a_gpu_pulls_no_cuda(control_plane: ControlPlane):
+    control_plane.secrets.create("anime-studio", KEYS)
+    demo = {"PYTHONPATH": "src", "ANIME_STUDIO_RECIPE": "demo", "ANIME_STUDIO_GPU": "none"}
+    control_plane.deploy(*FORMS["module"], cwd=REPOSITORY, env=demo)
+    app = control_plane.app("anime-studio")
+    for name in ("Generator", "TextEncoder", "setup"):
+        image = app.function(name).image
+        assert "torch==2.13.0" in image.requirements
+        assert any("--torch-backend cpu" in command for command in image.commands)
+    for name in ("Generator", "TextEncoder"):
+        assert app.function(name).definition.resources.memory_mb == 2 * 1024
+    assert app.function("Generator").gpus == []
+
+
+def test_memory_that_cannot_hold_the_text_encoder_stops_the_deploy_with_words(control_plane: ControlPlane):
+    control_plane.secrets.create("anime-studio", KEYS)
+    wrong = {"PYTHONPATH": "src", "ANIME_STUDIO_TEXT": "gpu"}
+    done = control_plane.cli("deploy", *FORMS["module"], cwd=REPOSITORY, env=wrong)
+    assert done.returncode != 0
+    assert "set ANIME_STUDIO_MEMORY_GIB=18" in " ".join((done.stdout + done.stderr).split())

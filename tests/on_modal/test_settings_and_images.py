@@ -1,5 +1,6 @@
 """Settings survive the trip into a container; what images install resolves for them."""
 
+import json
 import math
 import os
 import subprocess
@@ -14,10 +15,10 @@ from packaging.version import Version
 from pydantic import ValidationError
 
 from anime_studio.core.errors import ConfigurationError
-from anime_studio.on_modal.images import PYTHON_VERSION, TORCH, requirements
+from anime_studio.on_modal.images import CPU_TORCH, GPU_TORCH, PYTHON_VERSION, requirements
 from anime_studio.on_modal.settings import MODELS_MOUNT, SCRATCH, ModalSettings
 from anime_studio.on_modal.signing_keys import read_operator_key
-from support.modal_plane.packages import closure
+from support.modal_plane.packages import canonical, closure
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -72,7 +73,34 @@ def test_idling_and_the_text_container_count_in_the_budgets():
     assert policy.scaledown_window_s == 20
     assert policy.text_usd_per_s == ModalSettings().text_machine.usd_per_s() > 0
     assert ModalSettings(min_containers=1).policy().scaledown_window_s == math.inf
-    assert ModalSettings(text="gpu", memory_gib=12).policy().text_usd_per_s == 0
+    assert ModalSettings(text="gpu", memory_gib=18).policy().text_usd_per_s == 0
+
+
+@pytest.mark.parametrize("memory", [{}, {"memory_gib": 14}])
+def test_memory_that_cannot_hold_a_resident_text_encoder_stops_the_deploy(
+    monkeypatch: pytest.MonkeyPatch, memory: dict[str, float]
+):
+    monkeypatch.setenv("ANIME_STUDIO_TEXT", "gpu")
+    for name, value in memory.items():
+        monkeypatch.setenv(f"ANIME_STUDIO_{name.upper()}", str(value))
+
+    with pytest.raises(
+        ConfigurationError, match=r"cannot hold the text encoder.*set ANIME_STUDIO_MEMORY_GIB=18"
+    ):
+        ModalSettings.read()
+
+    monkeypatch.setenv("ANIME_STUDIO_MEMORY_GIB", "18")
+    assert ModalSettings.read().memory_gib == 18
+    monkeypatch.setenv("ANIME_STUDIO_RECIPE", "demo")
+    monkeypatch.setenv("ANIME_STUDIO_MEMORY_GIB", "6")
+    assert ModalSettings.read().text == "gpu", "the demo's encoder is small"
+
+
+def test_the_demo_without_a_gpu_asks_for_two_gib_in_each_container():
+    demo = ModalSettings(recipe="demo", gpu=None)
+    assert (demo.machine.memory_gib, demo.text_machine.memory_gib) == (2, 2)
+    assert ModalSettings(recipe="demo", gpu=None, memory_gib=3).machine.memory_gib == 3
+    assert (ModalSettings().machine.memory_gib, ModalSettings().text_machine.memory_gib) == (6, 12)
 
 
 def test_settings_out_of_modals_bounds_are_refused():
@@ -119,73 +147,109 @@ def test_with_neither_the_deploy_stops():
 
 @pytest.mark.parametrize("extra", ["engine", "server"])
 def test_constraints_satisfy_every_requirement_down_to_the_last(extra: str):
-    lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
-    constraints = {
-        r.name.lower().replace("_", "-"): r
-        for r in map(Requirement, filter(lambda x: x and x[0] != "#", lines))
-    }
+    constraints = pins_of("constraints.txt")
     found = closure(requirements(extra))
     assert found.missing == []
     for distribution in found.distributions.values():
         for text in [*(distribution.requires or []), *requirements(extra)]:
             needed = Requirement(text)
-            pinned = constraints.get(needed.name.lower().replace("_", "-"))
+            pinned = constraints.get(canonical(needed.name))
             if pinned is None or (needed.marker and not needed.marker.evaluate({"extra": ""})):
                 continue
-            (exact,) = pinned.specifier
-            assert Version(exact.version) in needed.specifier, (
-                f"{distribution.name} needs {needed}, pinned {pinned}"
-            )
+            assert pinned in needed.specifier, f"{distribution.name} needs {needed}, pinned {pinned}"
 
 
-def test_torch_in_the_image_is_the_torch_these_tests_run_on():
-    assert Version(version("torch")).public == Requirement(TORCH).specifier.__str__().removeprefix("==")
+def test_torch_of_the_cpu_image_is_the_torch_these_tests_run_on():
+    assert f"torch=={Version(version('torch')).public}" == CPU_TORCH
+
+
+def test_the_gpu_image_is_held_to_what_the_gpu_benchmarks_ran():
+    pins = pins_of("constraints-gpu.txt")
+    assert f"torch=={pins['torch']}" == GPU_TORCH
+    results = [
+        json.loads(path.read_text()) for path in (REPOSITORY / "benchmarks/results").glob("*_h*00.json")
+    ]
+    assert len(results) > 4
+    for versions in (result["versions"] for result in results):
+        assert Version(versions["torch"]).public == str(pins["torch"])
+        assert Version(versions["diffusers"]) == pins["diffusers"]
+        if "triton" in versions:
+            assert Version(versions["triton"]) == pins["triton"]
+        if "cudnn" in versions:  # 91900 is 9.19.0
+            major, minor, patch = pins["nvidia-cudnn-cu13"].release[:3]
+            assert versions["cudnn"] == major * 10_000 + minor * 100 + patch
+
+
+def test_the_gpu_image_differs_from_the_tests_in_torch_and_what_torch_brings_alone():
+    gpu, tested = pins_of("constraints-gpu.txt"), pins_of("constraints.txt")
+    assert {name for name in gpu.keys() & tested.keys() if gpu[name] != tested[name]} == set()
+    assert {canonical(Requirement(line).name) for line in requirements("engine")} <= gpu.keys()
+    assert {
+        "triton",
+        "nvidia-cublas",
+        "nvidia-cuda-runtime",
+        "nvidia-cudnn-cu13",
+    } <= gpu.keys() - tested.keys()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)  # pip reads the index as fast as the network allows
-@pytest.mark.parametrize(("extra", "pins"), [("engine", [TORCH]), ("server", [])])
-def test_both_lists_resolve_for_the_images_python_and_linux(extra: str, pins: list[str], tmp_path: Path):
-    """Asks the package index; skipped where none answers."""
-    if not _index_answers():
-        pytest.skip(
-            "no package index answers here; the constraints are checked against installed metadata instead"
-        )
-    glibc = [
-        "manylinux1",
-        "manylinux2010",
-        "manylinux2014",
-        *(f"manylinux_2_{minor}" for minor in range(5, 37)),
-    ]
+@pytest.mark.parametrize(
+    ("extra", "torch", "constraints"),
+    [
+        ("engine", [GPU_TORCH], "constraints-gpu.txt"),
+        ("engine", [CPU_TORCH], "constraints.txt"),
+        ("server", [], "constraints.txt"),
+    ],
+)
+def test_each_list_resolves_for_the_images_python_and_linux(
+    extra: str, torch: list[str], constraints: str, tmp_path: Path
+):
+    """Asks the package index, for the GPU image the public one; skipped where none answers."""
+    with_cuda = constraints == "constraints-gpu.txt"
+    environment = _public_index() if with_cuda else dict(os.environ)
+    if not _index_answers(environment):
+        pytest.skip("no package index answers here; the lists are checked against installed metadata instead")
+    glibc = ["manylinux1", "manylinux2010", "manylinux2014", *(f"manylinux_2_{n}" for n in range(5, 37))]
+    report = tmp_path / "report.json"
     command = [
         sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--ignore-installed", "--only-binary=:all:",
-        "--target", str(tmp_path), "--disable-pip-version-check", "--implementation", "cp",
+        "--target", str(tmp_path), "--disable-pip-version-check", "--implementation", "cp", "--report", str(report),
         "--python-version", PYTHON_VERSION, *(f"--platform={name}_x86_64" for name in glibc),
-        "-c", str(REPOSITORY / "constraints.txt"), *requirements(extra), *pins,
+        "--ignore-requires-python",  # pip compares it with the Python that runs pip, not with the image's
+        "-c", str(REPOSITORY / constraints), *requirements(extra), *torch,
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode and not _index_answers():
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode and not _index_answers(environment):
         pytest.skip("the package index went away meanwhile")
     assert done.returncode == 0, done.stderr
+    if with_cuda:
+        found = [item["metadata"] for item in json.loads(report.read_text())["install"]]
+        assert {canonical(one["name"]): Version(one["version"]) for one in found} == pins_of(constraints)
 
 
-def _index_answers() -> bool:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--quiet",
-        "--retries",
-        "0",
-        "--timeout",
-        "3",
-    ]
+def pins_of(name: str) -> dict[str, Version]:
+    lines = (REPOSITORY / name).read_text().splitlines()
+    pins = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {canonical(name): Version(number) for name, number in pins}
+
+
+def _public_index() -> dict[str, str]:
+    """The environment without a machine's own wheels: one of its disk may be another build of torch."""
+    of_this_machine = ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "PIP_CONSTRAINT")
+    kept = {name: value for name, value in os.environ.items() if name not in of_this_machine}
+    return {**kept, "PIP_CONFIG_FILE": os.devnull}
+
+
+def _index_answers(environment: dict[str, str]) -> bool:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--retries=0", "--timeout=3"]
     with tempfile.TemporaryDirectory() as folder:
         try:
             done = subprocess.run(
-                [*command, "--dest", folder, "itsdangerous==2.2.0"], capture_output=True, timeout=60
+                [*command, "--dest", folder, "itsdangerous==2.2.0"],
+                capture_output=True,
+                timeout=60,
+                env=environment,
             )
         except subprocess.TimeoutExpired:
             return False

@@ -1,9 +1,10 @@
-"""The container images: one for the GPU container, one for the text container, one for the web container.
+"""The container images: one with CUDA, one with torch for a CPU, one without torch for the web container.
 
-All install the project's own dependencies and extras from `pyproject.toml`, in the versions of `constraints.txt`.
-`modal deploy` reads both files on the deploying machine. Containers import this module again, without these files.
-Modal does not build an image there, so `requirements` returns an empty list; a container's functions, Volumes and
-Secrets do not depend on that list.
+All install the project's own dependencies and extras from `pyproject.toml`. The image with CUDA has the versions of
+`constraints-gpu.txt`, which names every package in it; the others have those of `constraints.txt`. `modal deploy` reads
+these files on the deploying machine. Containers import this module again, without these files. Modal does not build an
+image there, so `requirements` returns an empty list; a container's functions, Volumes and Secrets do not depend on that
+list.
 
 Order of the layers: client 1.6.4, `modal/_image.py`, refuses build steps after `add_local_*`, and a changed layer
 rebuilds every layer after it. So packages come first, settings next, our source last.
@@ -27,10 +28,11 @@ PYTHON_VERSION: Final = "3.12"
 UV_VERSION: Final = "0.9"
 ENGINE_EXTRA: Final = "engine"
 SERVER_EXTRA: Final = "server"
-TORCH: Final = "torch==2.13.0"
-"""The version that this project is tested with. `constraints.txt` leaves torch open, because a laptop may want
-another build. PyPI's Linux wheel is a CUDA 13.0 build."""
-TEXT_TORCH_BACKEND: Final = "cpu"
+GPU_TORCH: Final = "torch==2.11.0"
+"""The version of every GPU benchmark (`benchmarks/results`). PyPI's Linux wheel is a CUDA 13.0 build."""
+CPU_TORCH: Final = "torch==2.13.0"
+"""The version that the tests run on. `constraints.txt` leaves torch open, because a laptop may want another build."""
+_CPU_BUILD: Final = "--torch-backend cpu"
 """uv takes torch's CPU build with it, wherever that is published (uv's guide, "Using uv with PyTorch")."""
 
 _COMPILING: Final = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
@@ -38,36 +40,34 @@ _COMPILING: Final = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
 Snapshots")."""
 
 _PROJECT: Final = Path(__file__).parents[3]
-_CONSTRAINTS: Final = _PROJECT / "constraints.txt"
-_CONSTRAINTS_INSIDE: Final = "/constraints.txt"
+_CONSTRAINTS: Final = "constraints.txt"
+_GPU_CONSTRAINTS: Final = "constraints-gpu.txt"
+
+
+def generator_image(settings: ModalSettings) -> modal.Image:
+    """Return the image of the containers that render: with CUDA, or without it where they have no GPU."""
+    return gpu_image(settings) if settings.uses_gpu else cpu_image(settings)
 
 
 def gpu_image(settings: ModalSettings) -> modal.Image:
-    """Return the GPU container's image: torch, diffusers, PyAV, ffmpeg, our source and the demo checkpoint in it."""
-    packages = [*requirements(ENGINE_EXTRA), TORCH]
+    """Return the image with CUDA: torch, diffusers, PyAV, ffmpeg, our source and the demo checkpoint in it."""
+    packages = [*requirements(ENGINE_EXTRA), GPU_TORCH]
     # g++: Triton and torch.compile build small C and C++ files when they first run.
-    image = _with_requirements(_base().apt_install("ffmpeg", "g++"), packages)
-    return image.env({**settings.as_environment(), **_COMPILING}).add_local_python_source(
-        "common", "anime_studio", ignore=["**/__pycache__/**"]
-    )
+    image = _with_requirements(_base().apt_install("ffmpeg", "g++"), packages, constraints=_GPU_CONSTRAINTS)
+    return _with_source(image.env({**settings.as_environment(), **_COMPILING}))
 
 
-def text_image(settings: ModalSettings) -> modal.Image:
-    """Return the text container's image: torch without CUDA, which is a fifth of the GPU container's bytes."""
-    image = _with_requirements(
-        _base(), [*requirements(ENGINE_EXTRA), TORCH], options=f"--torch-backend {TEXT_TORCH_BACKEND}"
-    )
-    return image.env(settings.as_environment()).add_local_python_source(
-        "common", "anime_studio", ignore=["**/__pycache__/**"]
-    )
+def cpu_image(settings: ModalSettings) -> modal.Image:
+    """Return the image with torch's CPU build, a fifth of the other's bytes: for text, and for rendering without a GPU."""
+    packages = [*requirements(ENGINE_EXTRA), CPU_TORCH]
+    image = _with_requirements(_base(), packages, constraints=_CONSTRAINTS, options=_CPU_BUILD)
+    return _with_source(image.env(settings.as_environment()))
 
 
 def web_image(settings: ModalSettings) -> modal.Image:
     """Return the web container's image: no torch, no weights."""
-    image = _with_requirements(_base(), requirements(SERVER_EXTRA))
-    return image.env(settings.as_environment()).add_local_python_source(
-        "common", "anime_studio", ignore=["**/__pycache__/**", "**/*.safetensors"]
-    )
+    image = _with_requirements(_base(), requirements(SERVER_EXTRA), constraints=_CONSTRAINTS)
+    return _with_source(image.env(settings.as_environment()), without=("**/*.safetensors",))
 
 
 def requirements(extra: str, *, project: Path = _PROJECT, package: str = "anime-studio") -> list[str]:
@@ -103,10 +103,17 @@ def _base() -> modal.Image:
     return modal.Image.debian_slim(python_version=PYTHON_VERSION)
 
 
-def _with_requirements(image: modal.Image, packages: list[str], *, options: str = "") -> modal.Image:
-    if not _CONSTRAINTS.exists():  # a container, or a project installed without its repository
+def _with_source(image: modal.Image, *, without: tuple[str, ...] = ()) -> modal.Image:
+    return image.add_local_python_source("common", "anime_studio", ignore=["**/__pycache__/**", *without])
+
+
+def _with_requirements(
+    image: modal.Image, packages: list[str], *, constraints: str, options: str = ""
+) -> modal.Image:
+    if not (_PROJECT / constraints).exists():  # a container, or a project installed without its repository
         return image.uv_pip_install(packages, extra_options=options, uv_version=UV_VERSION)
-    held = f"--constraint {_CONSTRAINTS_INSIDE} {options}".rstrip()
-    return image.add_local_file(_CONSTRAINTS, _CONSTRAINTS_INSIDE, copy=True).uv_pip_install(
+    inside = f"/{constraints}"
+    held = f"--constraint {inside} {options}".rstrip()
+    return image.add_local_file(_PROJECT / constraints, inside, copy=True).uv_pip_install(
         packages, extra_options=held, uv_version=UV_VERSION
     )

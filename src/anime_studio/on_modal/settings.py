@@ -42,8 +42,16 @@ USE_COMMAND: Final = "modal run -m anime_studio.modal_app::use"
 
 TEXT_CPU_CORES: Final = (2.0, 4.0)
 """What a text container asks for, and the limit. A prompt takes a second of all four, and idling bills two."""
-TEXT_MEMORY_GIB: Final = 12.0
-"""In bfloat16 the layers take 9.26 GB and the embedding table 2.10 GB; Python and torch take about 1 GB."""
+_TEXT_MEMORY_GIB: Final = 12.0
+"""Measured: 12.0 GB, which are 11.2 GiB (`benchmarks/results/cold_start_h100.json`, "text"). In bfloat16 the layers take
+9.26 GB and the embedding table 2.10 GB; the rest is Python and torch."""
+_MEMORY_GIB: Final = 6.0
+"""Measured without the text encoder: 3.8 GB at the peak of a start (`cold_start_h100.json`)."""
+_MEMORY_WITH_TEXT_GIB: Final = (15.0, 18.0)
+"""Projected, the least and what is advised: those 3.8 GB and the encoder's 11.4 GB, which wait in host memory while the
+engine sleeps, are 14.1 GiB; a load of a source checkpoint that is not prepared needs some more."""
+_DEMO_MEMORY_GIB: Final = 2.0
+"""Measured on a CPU: 0.66 GiB at the peak of a clip of the demo checkpoint, text included."""
 
 _OF_THE_CONTAINER: Final = frozenset(
     {"models_dir", "data_dir", "signing_keys", "operator_key", "host", "port"}
@@ -71,8 +79,11 @@ class ModalSettings(Settings):
     cpu_cores: Annotated[float, Field(gt=0)] = 2.0
     """One for Python and copies, one for the H.264 encoder, which runs while the VAE decodes. Also the limit: Modal lets
     a container use up to 16 cores more than it asked for, and bills them (guide, "CPU, memory, and disk")."""
-    memory_gib: Annotated[float, Field(gt=0)] = 6.0
-    """Modal bills the larger of this and the memory used. With `text="gpu"` the container holds 11.4 GB more: set 18."""
+    memory_gib: Annotated[float, Field(gt=0)] = Field(
+        default_factory=lambda known: _DEMO_MEMORY_GIB if known.get("gpu") is None else _MEMORY_GIB
+    )
+    """Modal bills the larger of this and the memory used. Absent: 6, or 2 without a GPU. With `text="gpu"` the container
+    holds 11.4 GB more in host memory while it sleeps: set 18."""
 
     max_containers: Annotated[int, Field(ge=1)] = 2
     """The cap on spending: two L4 around the clock cost about $2 an hour."""
@@ -122,6 +133,13 @@ class ModalSettings(Settings):
             return (
                 f"ANIME_STUDIO_BUDGET_USD_PER_CLIP needs a projection, and there is none for {self.gpu}; "
                 f"projected: {', '.join(CARDS)}"
+            )
+        least, advised = _MEMORY_WITH_TEXT_GIB
+        if self.text == "gpu" and recipe.repo_id is not None and self.memory_gib < least:
+            return (
+                f"ANIME_STUDIO_MEMORY_GIB={self.memory_gib:g} cannot hold the text encoder: with ANIME_STUDIO_TEXT=gpu "
+                f"a container needs {least:g} GiB at least (projected); set ANIME_STUDIO_MEMORY_GIB={advised:g}, or "
+                "ANIME_STUDIO_TEXT=cpu"
             )
         if self.min_containers > self.max_containers:
             return (
@@ -175,7 +193,8 @@ class ModalSettings(Settings):
     @property
     def text_machine(self) -> Machine:
         """What Modal bills for one text container, at least: it may use more cores while it encodes."""
-        return Machine(gpu="none", cpu_cores=TEXT_CPU_CORES[0], memory_gib=TEXT_MEMORY_GIB)
+        memory_gib = _DEMO_MEMORY_GIB if get_recipe(self.recipe).repo_id is None else _TEXT_MEMORY_GIB
+        return Machine(gpu="none", cpu_cores=TEXT_CPU_CORES[0], memory_gib=memory_gib)
 
     @property
     def tags(self) -> dict[str, str]:
