@@ -322,7 +322,7 @@ async def test_the_chat_of_the_readme_is_what_viewers_see(
     rig: ServerRig, http: httpx.Client, chat: Chat, tmp_path: Path
 ) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (excerpt,) = re.findall(r"```\n(mio: .*?)```", readme, re.DOTALL)
+    (excerpt,) = re.findall(r"```text\n(mio: .*?)```", readme, re.DOTALL)
     said = 0
     async with running(http, chat.say, tmp_path / "orders.json", limits=Limits(), needs_approval=True) as bot:
         for line in excerpt.splitlines():

@@ -26,6 +26,7 @@ NOT_RUN = {
     "source": "the test's own environment stands for it",
     "anime-studio weights": "fetches gigabytes",
     "anime-studio serve --recipe": "needs a GPU",
+    "anime-studio prove": "draws a dozen clips, which takes minutes; tests/unit/prove runs it",
 }
 
 
