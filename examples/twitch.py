@@ -24,6 +24,8 @@ HOST, PORT = "irc.chat.twitch.tv", 6697
 LONGEST_LINE_CHARS = 450
 """Twitch cuts at 500; a clip's link has about 180."""
 LONGEST_PAUSE_S = 30.0
+SAID = "said"
+"""What the PING after a line holds, and the PONG to it."""
 LINES, LINES_WITHIN_S = 20, 30.0
 REFUSALS = ("Login authentication failed", "Improperly formatted auth", "Login unsuccessful", "Invalid NICK")
 """Twitch's words in a NOTICE before it closes the connection."""
@@ -50,21 +52,32 @@ class TwitchChat:
         self.tls = ssl.create_default_context() if tls else None
         self.joined = asyncio.Event()
         self.writer: asyncio.StreamWriter | None = None
+        self.arrived, self.news = False, asyncio.Event()  # whether the last line did; that this is known now
         self.said_at: deque[float] = deque(maxlen=LINES)
 
     async def say(self, line: str) -> None:
-        """Post a line; without a connection, wait for one."""
+        """Post a line until the server has it; without a connection, wait for one.
+
+        A connection may end with the line on its way. Twitch does not repeat a bot's own lines, so a PING follows each: a
+        server takes its lines in order, so the PONG says that the line before has arrived.
+        """
         one_line = re.sub(r"\s+", " ", line)[:LONGEST_LINE_CHARS]
         while True:
             await self.joined.wait()
             if len(self.said_at) == LINES:
                 await asyncio.sleep(self.said_at[0] + LINES_WITHIN_S - time.monotonic())
+            if not self.joined.is_set():
+                continue  # the connection ended during the pause
+            self.arrived = False
+            self.news.clear()
+            self.said_at.append(time.monotonic())
             try:
-                await self.send(f"PRIVMSG #{self.channel} :{one_line}")
+                await self.send(f"PRIVMSG #{self.channel} :{one_line}\r\nPING :{SAID}")
+                await self.news.wait()
             except OSError:
                 self.joined.clear()  # `listen` reconnects
-            else:
-                return self.said_at.append(time.monotonic())
+            if self.arrived:
+                return
 
     async def listen(self, bot: Bot) -> None:
         """Give the bot every line of chat, until cancelled."""
@@ -108,6 +121,9 @@ class TwitchChat:
         """Answer the server's lines; give a viewer's line to the bot."""
         if line.startswith("PING"):
             await self.send(line.replace("PING", "PONG", 1))
+        elif re.match(rf"(?:@\S+ )?:\S+ PONG .*{SAID}$", line):
+            self.arrived = True
+            self.news.set()
         elif re.match(r"(?:@\S+ )?:\S+ 366 ", line):  # the end of the names: the channel is joined
             self.joined.set()
         elif notice := _NOTICE.match(line):
@@ -122,6 +138,7 @@ class TwitchChat:
     def disconnect(self) -> None:
         """Close the connection, if there is one."""
         self.joined.clear()
+        self.news.set()
         if self.writer is not None:
             self.writer.close()
 

@@ -398,6 +398,8 @@ class IrcServer:
 
     def __init__(self) -> None:
         self.received: asyncio.Queue[str] = asyncio.Queue()
+        self.answers_pings = True
+        self.drops_at: str | None = None  # closes the connection on such a line, which nobody hears
         self.connections: list[asyncio.StreamWriter] = []
 
     async def __aenter__(self) -> "IrcServer":
@@ -416,6 +418,13 @@ class IrcServer:
             text = line.decode().rstrip("\r\n")
             if text.startswith("JOIN "):
                 self.send(":tmi.twitch.tv 366 bot #show :End of /NAMES list")
+            if text.startswith("PING :said") and self.answers_pings:
+                self.send(":tmi.twitch.tv PONG tmi.twitch.tv :said")
+                continue
+            if self.drops_at is not None and text.startswith(self.drops_at):
+                self.drops_at = None
+                writer.close()
+                break
             await self.received.put(text)
 
     def send(self, line: str) -> None:
@@ -466,15 +475,27 @@ async def test_on_twitch_it_logs_in_answers_pings_takes_orders_and_posts_links(
 async def test_a_night_on_twitch_with_a_dropped_chat_and_a_restarted_studio(
     rig: ServerRig, tmp_path: Path
 ) -> None:
-    """Forty viewers, most with one wish more than they may; a troll; a moderator who pauses for a while."""
+    """Forty viewers, each with one wish more than they may; a troll; a moderator who pauses, approves and cancels."""
     rig.policy = replace(rig.policy, max_queued_jobs=99)
     heard: list[str] = []
 
+    def count(words: str) -> int:
+        return sum(words in line for line in heard)
+
+    def on_air() -> list[str]:
+        prompts, page = [], {"next_after": 0, "more": True}
+        while page["more"]:
+            page = http.get(f"/channels/{CHANNEL}/clips", params={"after": page["next_after"]}).json()
+            prompts += [clip["prompt"] for clip in page["clips"]]
+        return prompts
+
     async with IrcServer() as irc, contextlib.AsyncExitStack() as night:
 
-        async def until(start: str) -> None:
+        async def until(words: str, times: int = 1) -> None:
+            """Read chat until *times* more of its lines hold *words*."""
+            enough = count(words) + times
             async with asyncio.timeout(PATIENCE_S):
-                while not heard or not heard[-1].startswith(start):
+                while count(words) < enough:
                     heard.append(await irc.received.get())
 
         def order_all(viewers: range) -> None:
@@ -491,9 +512,8 @@ async def test_a_night_on_twitch_with_a_dropped_chat_and_a_restarted_studio(
         chat.said_at = deque(maxlen=0)  # Twitch's bound would make the night four minutes long
         chat.pause_s = 0.05
         limits = Limits(cooldown_s=0, per_viewer=1, open_orders=99)
-        bot = await night.enter_async_context(
-            running(http, chat.say, tmp_path / "orders.json", limits=limits, deadline_s=600)
-        )
+        options = {"limits": limits, "deadline_s": 600, "channel": CHANNEL, "needs_approval": True}
+        bot = await night.enter_async_context(running(http, chat.say, tmp_path / "orders.json", **options))
         listening = asyncio.create_task(chat.listen(bot))
         await until("JOIN")
         order_all(range(20))
@@ -508,23 +528,31 @@ async def test_a_night_on_twitch_with_a_dropped_chat_and_a_restarted_studio(
         await asyncio.to_thread(before_restart.close)
         order_all(range(20, 40))
         with rig.serve(port) as http, rig.worker():
-            async with asyncio.timeout(PATIENCE_S):
-                while len(rig.launcher.launched) < 40 or bot.orders:
-                    await asyncio.sleep(0.05)
+            await until(" waits for a moderator", 40 - count(" waits for a moderator"))
+            assert on_air() == []
+            irc.chatter("v1", "!approve @v1")  # no moderator
+            irc.chatter("mod", "!cancel @v0", badges="moderator/1")
+            await until("@mod 1 order cancelled")
+            for number in reversed(range(1, 40)):
+                irc.chatter("mod", f"!approve @v{number}", badges="moderator/1")
+            await until("@mod approved", 39)
             await bot.finish()
             irc.chatter("mod", "!pause", badges="moderator/1")
             await until("PRIVMSG #show :@mod orders are paused")
             delivered = [line.split() for line in heard if " http" in line]
             pages = [httpx.get(words[-1]) for words in delivered]
+            shown = on_air()
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
 
-    names = sorted(f":@v{number}" for number in range(40))
-    assert sorted(words[2] for words in delivered) == names
-    assert sorted(line.split()[2] for line in heard if " on it, " in line) == names
+    names = [f":@v{number}" for number in range(40)]
+    assert sorted(words[2] for words in delivered) == sorted(names[1:])
+    assert count(":@v0 a moderator cancelled this one") == 1
+    assert sorted(line.split()[2] for line in heard if " on it, " in line) == sorted(names)
+    assert sorted(shown) == sorted(f"cat {number}" for number in range(1, 40))
     assert all(page.status_code == 200 and "<video" in page.text for page in pages)
-    assert sum("not for this show" in line for line in heard) == 40
-    assert sum(":@v20 orders are paused" in line for line in heard) == 1
+    assert count("not for this show") == 40
+    assert count(":@v20 orders are paused") == 1
     assert not any("swastika" in line.replace(" ", "") for line in heard)
     prompts = [rig.record(job_id).spec.prompt for job_id in dict.fromkeys(rig.launcher.launched)]
     assert prompts == [f"cat {number}" for number in range(40)]
@@ -562,6 +590,20 @@ async def test_on_twitch_a_dead_peer_is_noticed_and_chat_goes_on(
         await irc.until("JOIN")
         irc.chatter("mio", "!anime a cat")
         await irc.until("PRIVMSG #show :@mio on it, 0 ahead")
+
+
+async def test_on_twitch_a_line_that_is_lost_with_the_connection_is_said_again(
+    rig: ServerRig, http: httpx.Client, tmp_path: Path
+) -> None:
+    async with IrcServer() as irc, on_twitch(http, irc, tmp_path, pause_s=0.05) as bot:
+        await irc.until("JOIN")
+        irc.drops_at = "PRIVMSG #show :@mio on it"
+        irc.chatter("mio", "!anime a cat")
+        await irc.until("JOIN")
+        await irc.until("PRIVMSG #show :@mio on it, 0 ahead")
+        irc.chatter("mod", "!pause", badges="moderator/1")
+        assert await irc.until("PRIVMSG") == "PRIVMSG #show :@mod orders are paused", "each line once"
+        await bot.lines.join()
 
 
 async def test_on_twitch_pauses_grow_until_a_log_in_succeeds(http: httpx.Client, tmp_path: Path) -> None:
