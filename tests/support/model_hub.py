@@ -129,7 +129,7 @@ class FakeHub:
                     self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
                     return
                 content = files[file]
-                headers = {"X-Repo-Commit": commit, "ETag": f'"{_etag(content)}"', "Accept-Ranges": "bytes"}
+                headers = {"X-Repo-Commit": commit, "ETag": f'"{etag(content)}"', "Accept-Ranges": "bytes"}
                 if self.command == "GET":
                     hub.downloads.append(file)
                 begin = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
@@ -170,7 +170,8 @@ def git_id(content: bytes) -> str:
     return hashlib.sha1(f"blob {len(content)}\0".encode() + content, usedforsecurity=False).hexdigest()
 
 
-def _etag(content: bytes) -> str:
+def etag(content: bytes) -> str:
+    """Return the ETag of a file, as the public hub has it."""
     return hashlib.sha256(content).hexdigest() if len(content) >= LARGE_BYTES else git_id(content)
 
 

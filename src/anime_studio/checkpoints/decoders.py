@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from anime_studio.checkpoints.atomic_folder import PARTIAL
+from anime_studio.checkpoints.atomic_folder import PARTIAL, exclusive
 from anime_studio.checkpoints.hub import ModelHub
 from anime_studio.checkpoints.manifest import COMPLETE, Manifest, fixed_by, sha256_of
 from anime_studio.checkpoints.store import (
@@ -83,6 +83,7 @@ def fetch_decoder(weights: DecoderWeights, models_dir: Path, *, hub: ModelHub | 
 
     Raises:
         CheckpointError: What came is not what was published; nothing is left of it.
+        ConfigurationError: Another process is fetching one.
         DiskFullError: The disk has no room for it.
         HubError: The hub did not give it.
     """
@@ -92,9 +93,11 @@ def fetch_decoder(weights: DecoderWeights, models_dir: Path, *, hub: ModelHub | 
     hub = hub or ModelHub()
     partial = folder.with_name(f"{folder.name}{PARTIAL}")
     commit = hub.commit_of(weights.repo_id, "main")
-    hub.download(hub.listing(weights.repo_id, commit, [weights.file_name]), partial)
-    _require_published(partial / weights.file_name, weights)
-    publish(partial, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(folder.parent):
+        hub.download(hub.listing(weights.repo_id, commit, [weights.file_name]), partial)
+        _require_published(partial / weights.file_name, weights)
+        publish(partial, folder)
     return folder
 
 

@@ -10,9 +10,9 @@ import fnmatch
 import hashlib
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anime_studio.core.errors import (
@@ -46,9 +46,13 @@ class HubFile:
     sha256: str | None
     git_sha1: str | None
 
+    def fits(self, path: Path) -> bool:
+        """Return whether a file of the listed size is at *path*."""
+        return path.is_file() and path.stat().st_size == self.size_bytes
+
     def is_at(self, path: Path) -> bool:
         """Return whether the bytes at *path* are the listed ones."""
-        if not path.is_file() or path.stat().st_size != self.size_bytes:
+        if not self.fits(path):
             return False
         if self.sha256 is not None:
             with path.open("rb") as file:
@@ -79,9 +83,26 @@ class Listing:
         """The size of all files together."""
         return sum(file.size_bytes for file in self.files)
 
+    def only(self, paths: Collection[str]) -> Listing:
+        """Return the listing of these files alone."""
+        return replace(self, files=tuple(file for file in self.files if file.path in paths))
+
     def bytes_in(self, folder: Path) -> int:
-        """Return how many bytes have come into *folder*, those of unfinished files too."""
-        return min(size_of(folder), self.size_bytes)
+        """Return how many bytes have come into *folder*: of files of the listed size, and of those on their way."""
+        whole = sum(file.size_bytes for file in self.files if file.fits(folder / file.path))
+        return min(whole + size_of(folder / _HIDDEN), self.size_bytes)
+
+    def clear(self, folder: Path) -> None:
+        """Delete what *folder* holds besides files of the listed path and size.
+
+        The hub's client begins a file that was interrupted anew, and believes its own notes on a file that it brought
+        earlier. Without the notes it hashes each large file that is here, and brings each small one again.
+        """
+        shutil.rmtree(folder / _HIDDEN, ignore_errors=True)
+        listed = {folder / file.path: file for file in self.files}
+        for path in folder.rglob("*"):
+            if path.is_symlink() or (path.is_file() and not (path in listed and listed[path].fits(path))):
+                path.unlink()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,17 +159,18 @@ class ModelHub:
     def download(self, listing: Listing, folder: Path) -> None:
         """Download the files of *listing* into *folder*, and check each against the listing.
 
-        Files that are there and whole are not downloaded again.
+        Large files that are there and whole are not downloaded again; what is not of *listing* is deleted.
 
         Raises:
             CheckpointError: A file that came is not the listed one; it was deleted.
             DiskFullError: The disk has no room for what is still to come; or it ran full.
-            HubUnreachableError, HubDeniedError, HubNotFoundError, HubRateLimitedError: What came stays.
+            HubUnreachableError, HubDeniedError, HubNotFoundError, HubRateLimitedError: The files that came stay.
         """
         from huggingface_hub import snapshot_download
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
         folder.mkdir(parents=True, exist_ok=True)
+        listing.clear(folder)
         _require_room(listing, folder)
         disable_progress_bars()  # ours counts bytes of all files together
         with hub_errors(listing.repo_id, listing.commit):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -24,16 +24,56 @@ WEIGHTS: Final[Mapping[str, str]] = MappingProxyType(
         "vae": "diffusion_pytorch_model.safetensors",
     }
 )
-"""The file name of each model's weights, as transformers and diffusers write it; an index adds `.index.json`."""
+"""The file name of each model's weights, as transformers and diffusers write it."""
+_OF_SHARDS: Final = ".index.json"
+"""What the name of an index of shards adds to the name of the whole file."""
 _PIPELINES: Final = ("WanPipeline", "WanDMDPipeline")
 """FastVideo's few-step students are published as `WanDMDPipeline`; the parts are WanPipeline's."""
 SCHEDULER: Final = "scheduler/scheduler_config.json"
 
 
-def needed() -> tuple[str, ...]:
-    """Return the patterns (`fnmatch`) of the files that a start may read; a fetch asks for no others."""
-    models = [f"{part}/*.{kind}" for part in CLASSES for kind in ("json", "safetensors")]
-    return (INDEX, SCHEDULER, "tokenizer/*", *models)
+FOLDERS: Final = (INDEX, "scheduler/*", "tokenizer/*", *(f"{part}/*" for part in CLASSES))
+"""Patterns (`fnmatch`) of all that may belong to a pipeline; `needed` chooses among them."""
+
+
+def indexes(listed: Collection[str]) -> list[str]:
+    """Return the indexes of the parts that a repository with the files *listed* publishes in shards alone."""
+    wholes = [whole for whole in _wholes() if whole not in listed]
+    return [index for whole in wholes if (index := f"{whole}{_OF_SHARDS}") in listed]
+
+
+def needed(listed: Collection[str], recipe: Recipe, folder: Path) -> set[str]:
+    """Return which files of a repository a start reads; a fetch asks for no others, so for no second precision.
+
+    Args:
+        listed: The paths of the files that the repository has.
+        recipe: Whose checkpoint.
+        folder: Holds the `indexes`.
+
+    Raises:
+        CheckpointError: The repository lacks a file that a start reads; the detail names it.
+    """
+    in_shards = indexes(listed)
+    found = [INDEX, *_configs(recipe), *in_shards]
+    found += [whole for whole in _wholes() if f"{whole}{_OF_SHARDS}" not in in_shards]
+    found += [str(Path(index).with_name(name)) for index in in_shards for name in _shards(folder / index)]
+    found += [path for path in listed if path == SCHEDULER or Path(path).parent == Path("tokenizer")]
+    if missing := [path for path in found if path not in listed]:
+        raise CheckpointError(f"{missing[0]} is missing")
+    return set(found)
+
+
+def published_twice(listed: Collection[str]) -> list[str]:
+    """Return what `needed` assumes, in words: one for each part that is published whole and in shards."""
+    return [
+        f"{whole} is published in shards too, which {index} names; the whole file is taken"
+        for whole in _wholes()
+        if whole in listed and (index := f"{whole}{_OF_SHARDS}") in listed
+    ]
+
+
+def _wholes() -> list[str]:
+    return [f"{part}/{name}" for part, name in WEIGHTS.items()]
 
 
 def require_complete(folder: Path, recipe: Recipe) -> None:
@@ -46,14 +86,16 @@ def require_complete(folder: Path, recipe: Recipe) -> None:
         CheckpointError: The detail names the file.
     """
     check_index(folder)
-    configs = ["tokenizer/tokenizer_config.json", *(f"{part}/config.json" for part in CLASSES)]
-    if recipe.sampler is Sampler.UNIPC:
-        configs.append(SCHEDULER)
-    for config in configs:
+    for config in _configs(recipe):
         read_json(folder / config)
     for part in CLASSES:
         for path in weight_files(folder / part):
             read_header(path)
+
+
+def _configs(recipe: Recipe) -> list[str]:
+    configs = ["tokenizer/tokenizer_config.json", *(f"{part}/config.json" for part in CLASSES)]
+    return [*configs, SCHEDULER] if recipe.sampler is Sampler.UNIPC else configs
 
 
 def check_index(folder: Path) -> None:
@@ -82,19 +124,25 @@ def weight_files(folder: Path) -> list[Path]:
         CheckpointError: An index names no shards; or there are two sets of weights, and nothing says which is meant.
     """
     whole = folder / WEIGHTS[folder.name]
-    index = folder / f"{whole.name}.index.json"
+    index = folder / f"{whole.name}{_OF_SHARDS}"
     if not index.exists():
         return [whole]
-    weight_map = read_json(index).get("weight_map")
-    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
-    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-        raise CheckpointError(f"{index} does not name the shards of this folder")
+    names = _shards(index)
     if whole.exists() and whole.name not in names:
         raise CheckpointError(
             f"{folder} holds two sets of weights: {whole.name}, and the shards that {index.name} names; "
             "remove the one that is not meant"
         )
-    return [folder / name for name in sorted(set(names))]
+    return [folder / name for name in names]
+
+
+def _shards(index: Path) -> list[str]:
+    """Return the names of the shards that *index* names, each once."""
+    weight_map = read_json(index).get("weight_map")
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise CheckpointError(f"{index} does not name the shards of this folder")
+    return sorted(set(names))
 
 
 def read_json(path: Path) -> dict[str, Any]:

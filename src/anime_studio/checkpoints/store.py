@@ -19,13 +19,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Self
 
 from anime_studio import __version__
 from anime_studio.checkpoints.atomic_folder import PARTIAL, exclusive
 from anime_studio.checkpoints.hub import Listing, ModelHub
 from anime_studio.checkpoints.manifest import COMPLETE, Manifest, fixed_by
-from anime_studio.checkpoints.pipeline_files import needed, require_complete
+from anime_studio.checkpoints.pipeline_files import (
+    FOLDERS,
+    indexes,
+    needed,
+    published_twice,
+    require_complete,
+)
 from anime_studio.core.decoders import Decoder
 from anime_studio.core.errors import (
     CheckpointError,
@@ -152,17 +159,15 @@ def fetch(
     hub = hub or ModelHub()
     try:
         revision = _revision_to_fetch(recipe, models_dir, hub, newest=newest)
-        listing = hub.listing(recipe.repo_id, revision, needed())
+        listing = _to_fetch(hub, hub.listing(recipe.repo_id, revision, FOLDERS), recipe, report)
     except (HubUnreachableError, HubRateLimitedError) as error:
         if newest or (checkpoint := _whole(recipe, models_dir)) is None:
             raise
         report.note(f"not compared with the model hub, every byte is as it was fetched: {error.detail}")
         return checkpoint
     folder = models_dir / recipe.checkpoint_name / revision
-    if not _is_as_listed(folder, listing):
+    if not (_is_as_listed(folder, listing) and _is_complete(folder, recipe)):
         _download(hub, listing, recipe, folder, report)
-    with fixed_by(_not_of(recipe, listing)):  # another recipe of the same checkpoint may need less
-        require_complete(folder, recipe)
     if recipe.revision == NEWEST and not keep_in_use:
         _write_in_use(folder.parent, revision)
     return Checkpoint.at(folder)
@@ -239,6 +244,18 @@ def _revision_to_fetch(recipe: Recipe, models_dir: Path, hub: ModelHub, *, newes
     return kept or hub.commit_of(recipe.repo_id or "", recipe.revision)
 
 
+def _to_fetch(hub: ModelHub, listing: Listing, recipe: Recipe, report: Report) -> Listing:
+    """Return what a start of *recipe* reads of *listing*; the indexes of parts in shards are fetched to know it."""
+    listed = [file.path for file in listing.files]
+    for text in published_twice(listed):
+        report.note(text)
+    with TemporaryDirectory() as name:
+        if in_shards := indexes(listed):
+            hub.download(listing.only(in_shards), Path(name))
+        with fixed_by(_not_of(recipe, listing)):
+            return listing.only(needed(listed, recipe, Path(name)))
+
+
 def _download(hub: ModelHub, listing: Listing, recipe: Recipe, folder: Path, report: Report) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(folder.parent):
@@ -254,11 +271,7 @@ def _download(hub: ModelHub, listing: Listing, recipe: Recipe, folder: Path, rep
 def _begin(partial: Path, folder: Path, listing: Listing) -> None:
     """Make *partial* hold what another attempt, or *folder*, has of *listing*, and nothing else."""
     partial.mkdir(exist_ok=True)
-    listed = {partial / file.path for file in listing.files}
-    for path in partial.rglob("*"):
-        notes_of_hub_client = path.relative_to(partial).parts[0] == ".cache"
-        if not (notes_of_hub_client or path.is_dir() or path in listed):
-            path.unlink()
+    listing.clear(partial)
     for file in listing.files:  # what is here and right is not downloaded again
         here, there = folder / file.path, partial / file.path
         if not there.exists() and file.is_at(here):
@@ -286,6 +299,15 @@ def _is_as_listed(folder: Path, listing: Listing) -> bool:
         # Just compared with the manifest, large files need not be hashed again.
         if file.sha256 != entry.sha256 and not (file.sha256 is None and file.is_at(folder / file.path)):
             return False
+    return True
+
+
+def _is_complete(folder: Path, recipe: Recipe) -> bool:
+    """Whether *folder* holds what a start reads, and no second set of weights that a person put beside it."""
+    try:
+        require_complete(folder, recipe)
+    except CheckpointError:
+        return False
     return True
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from huggingface_hub._local_folder import write_download_metadata
 
 from anime_studio.checkpoints import manifest, store
 from anime_studio.checkpoints.atomic_folder import exclusive
@@ -33,7 +34,7 @@ from anime_studio.core.recipes import (
 from anime_studio.engine.startup import start_engine
 from support.disks import small_disk_at
 from support.engine import checkpoint_in, cut, flip
-from support.model_hub import FakeHub, Fault, Repository
+from support.model_hub import FakeHub, Fault, Repository, etag
 
 COMMIT = "0123abcd" * 5
 REPO = str(FASTWAN_3STEP.repo_id)
@@ -153,6 +154,68 @@ def test_a_fetch_asks_only_for_what_a_start_reads(hub, tmp_path, tiny_checkpoint
     )
 
 
+def test_a_second_precision_and_copies_beside_the_weights_are_not_fetched(hub, tmp_path):
+    files = hub.repositories[REPO].commits[COMMIT]
+    beside = [
+        "transformer/diffusion_pytorch_model.fp16.safetensors",
+        "transformer/diffusion_pytorch_model.safetensors.fp16.index.json",
+        "transformer/diffusion_pytorch_model (1).safetensors",
+        "transformer/ema/diffusion_pytorch_model.safetensors",
+        "text_encoder/model-00001-of-00002.safetensors",
+        "text_encoder/generation_config.json",
+        "tokenizer/old/tokenizer.json",
+    ]
+    files |= dict.fromkeys(beside, b"x" * 3000)
+
+    fetched = fetch(hub, tmp_path)
+
+    assert not set(beside) & set(hub.downloads)
+    assert not [name for name in beside if (fetched.folder / name).exists()]
+
+
+def test_of_shards_only_those_that_the_index_names_are_fetched(hub, tmp_path):
+    files = hub.repositories[REPO].commits[COMMIT]
+    shards = [f"vae/diffusion_pytorch_model-{number}-of-2.safetensors" for number in (1, 2, 3)]
+    content = files.pop(WEIGHTS)
+    files |= dict.fromkeys(shards, content)
+    names = {"a": Path(shards[0]).name, "b": Path(shards[1]).name, "c": Path(shards[0]).name}
+    files[f"{WEIGHTS}.index.json"] = json.dumps({"weight_map": names}).encode()
+
+    folder = fetch(hub, tmp_path).folder
+
+    assert [path.name for path in sorted(folder.glob("vae/*"))] == [
+        "config.json",
+        *sorted({*names.values(), f"{Path(WEIGHTS).name}.index.json"}),
+    ]
+    assert shards[2] not in hub.downloads
+
+
+def test_weights_that_are_published_whole_and_in_shards_are_fetched_whole_and_it_says_so(hub, tmp_path):
+    files = hub.repositories[REPO].commits[COMMIT]
+    files[f"{WEIGHTS}.index.json"] = json.dumps({"weight_map": {"a": "old.safetensors"}}).encode()
+    files["vae/old.safetensors"] = b"x" * 3000
+    notes = Notes()
+
+    fetched = fetch(hub, tmp_path, report=notes)
+
+    assert notes.said == [
+        f"{WEIGHTS} is published in shards too, which {WEIGHTS}.index.json names; the whole file is taken"
+    ]
+    assert not {f"{WEIGHTS}.index.json", "vae/old.safetensors"} & set(hub.downloads)
+    start_engine(TINY_RANDOM, fetched, device="cpu")
+
+
+def test_a_second_set_of_weights_that_a_person_put_there_is_not_the_repositorys_fault(hub, tmp_path):
+    folder = fetch(hub, tmp_path).folder
+    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": {"a": "old.safetensors"}}))
+    hub.downloads.clear()
+
+    fetch(hub, tmp_path)
+
+    assert not (folder / f"{WEIGHTS}.index.json").exists()
+    assert WEIGHTS not in hub.downloads, "what is right is not downloaded again"
+
+
 @pytest.mark.parametrize("large", [False, True])
 def test_fetching_fixes_what_is_damaged(hub, tmp_path, monkeypatch, large):
     folder = fetch(hub, tmp_path).folder
@@ -246,6 +309,50 @@ def test_what_another_attempt_left_and_the_hub_does_not_list_is_no_part_of_the_c
     checkpoint = fetch(hub, tmp_path)
 
     assert sorted(checkpoint.folder.glob("vae/*.json")) == [checkpoint.folder / "vae/config.json"]
+
+
+def left_in_partial(models: Path, files: dict[str, bytes], notes_of: dict[str, str]) -> Path:
+    """Write what an earlier attempt left, with the notes of the hub's client that each file is as the hub has it."""
+    partial = models / FASTWAN_3STEP.name / f"{COMMIT}.partial"
+    for name, content in files.items():
+        path = partial / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        write_download_metadata(partial, name, COMMIT, notes_of[name])
+    return partial
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "transformer/config.json"])
+def test_a_file_that_was_altered_after_it_came_does_not_blame_the_repository(hub, tmp_path, name):
+    published = hub.repositories[REPO].commits[COMMIT][name]
+    altered = bytes([published[0] ^ 1]) + published[1:]
+    left_in_partial(tmp_path, {name: altered}, {name: etag(published)})
+
+    folder = fetch(hub, tmp_path).folder
+
+    assert (folder / name).read_bytes() == published
+
+
+def test_room_is_asked_for_exactly_what_is_to_come(hub, tmp_path, monkeypatch):
+    files = hub.repositories[REPO].commits[COMMIT]
+    text = "text_encoder/model.safetensors"
+    left = {WEIGHTS: files[WEIGHTS], text: files[text][:-1]}
+    partial = left_in_partial(tmp_path, left, {name: etag(files[name]) for name in left})
+    # A killed client's half file has a name of its own, which no later client goes on from.
+    (partial / ".cache/huggingface/download/x.incomplete").write_bytes(b"x" * 5000)
+    (partial / "vae/of_another_commit.safetensors").write_bytes(b"x" * 5000)
+    usage = shutil.disk_usage(tmp_path)
+    fetched = sum(map(len, files.values())) - len(files[WEIGHTS])
+    for free in (fetched - 1, fetched):
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: usage._replace(free=free))
+        if free < fetched:
+            with pytest.raises(DiskFullError, match="GB are free"):
+                fetch(hub, tmp_path)
+            assert hub.downloads == []
+        else:
+            fetch(hub, tmp_path)
+
+    assert WEIGHTS not in hub.downloads and text in hub.downloads
 
 
 def test_a_second_fetch_at_the_same_time_is_told_to_wait(hub, tmp_path):
