@@ -3,7 +3,7 @@
     pip install discord.py
     DISCORD_TOKEN=… python examples/discord_bot.py
 
-The same moderation and the same bounds for each viewer as in `bot.py`; orders go to the studio at once.
+The same moderation, bounds and fair turns as in `bot.py`. There is no approval here, and no command for moderators.
 The answer to a command is one message, which shows the progress and then holds the clip. The bot needs the scopes `bot`
 and `applications.commands`, and no privileged intent.
 """
@@ -49,6 +49,9 @@ class Orders:
     ) -> None:
         self.studio, self.blocklist, self.channel, self.deadline_s = studio, blocklist, channel, deadline_s
         self.turns = Turns(limits)
+        self.begun: dict[
+            str, asyncio.Event
+        ] = {}  # orders without an answer yet; set when their turn has come
 
     async def anime(self, interaction: discord.Interaction, prompt: str) -> None:
         """Answer one `/anime`: refuse it to its author alone, or show progress and then the clip."""
@@ -57,6 +60,8 @@ class Orders:
             await interaction.response.send_message(words, ephemeral=True)
             return
         self.turns.add(key, viewer)
+        self.begun[key] = asyncio.Event()
+        self.serve()
         try:
             await interaction.response.defer(thinking=True)
             await self.deliver(interaction, prompt, key)
@@ -64,23 +69,37 @@ class Orders:
             print(f"Discord took no answer: {error}", file=sys.stderr)
         finally:
             self.turns.remove(key)
+            del self.begun[key]
+            self.serve()
+
+    def serve(self) -> None:
+        """Begin the orders whose turn it is."""
+        while (key := self.turns.next()) is not None:
+            self.begun[key].set()
 
     async def deliver(self, interaction: discord.Interaction, prompt: str, key: str) -> None:
         """Order the clip and put it into the answer, or words that say why there is none."""
+        until = time.monotonic() + self.deadline_s
         try:
+            if not self.begun[key].is_set():
+                words = f"you are in line, {self.turns.ahead_of(key)} ahead"
+                await interaction.edit_original_response(content=words)
+                async with asyncio.timeout(self.deadline_s):
+                    await self.begun[key].wait()
+            left_s = max(1.0, until - time.monotonic())
             job = await self.studio.submit(
                 prompt,
                 idempotency_key=key,
-                deadline_s=self.deadline_s,
+                deadline_s=left_s,
                 channel=self.channel,
                 requested_by=interaction.user.display_name[:64],
                 source="discord",
             )
-            await self.studio.wait(job.job_id, self.deadline_s, self.shown_in(interaction))
+            await self.studio.wait(job.job_id, left_s, self.shown_in(interaction))
             with tempfile.TemporaryDirectory() as folder:
                 clip = await self.studio.download(job.job_id, Path(folder) / "clip.mp4")
                 await interaction.edit_original_response(content=None, attachments=[discord.File(clip)])
-        except (DeadlineExceededError, DeadlineUnmeetableError, JobTimeoutError):
+        except (TimeoutError, DeadlineExceededError, DeadlineUnmeetableError, JobTimeoutError):
             await interaction.edit_original_response(content="no clip this time, the studio is too busy")
         except StudioError as error:
             await interaction.edit_original_response(content=f"no clip: {error.problem.title.lower()}")
@@ -123,6 +142,8 @@ async def main() -> None:
     token = os.environ.get("DISCORD_TOKEN", "").strip()
     if not token:
         parser.error("set DISCORD_TOKEN: the token of a bot from discord.com/developers")
+    if given.approve or given.approve_after_s is not None:
+        parser.error("on Discord no clip waits for approval: leave --approve out, or take orders on Twitch")
     client = discord.Client(intents=discord.Intents.none(), allowed_mentions=discord.AllowedMentions.none())
     commands = app_commands.CommandTree(client)
     async with AsyncStudioClient(given.url) as studio, client:

@@ -662,12 +662,15 @@ async def on_twitch(http: httpx.Client, irc: IrcServer, folder: Path, **changes:
         (["twitch.py"], "the following arguments are required: channel"),
         (["twitch.py", "show"], "set TWITCH_TOKEN"),
         (["discord_bot.py"], "set DISCORD_TOKEN"),
+        (["discord_bot.py", "--approve"], "no clip waits for approval"),
         (["bot.py", "--blocklist", "none.txt"], "none.txt: No such file"),
     ],
 )
 def test_what_is_missing_is_one_line_and_no_traceback(command: list[str], words: str, tmp_path: Path) -> None:
     script = Path(__file__).parents[2] / "examples" / command[0]
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_TOKEN")}
+    if "--approve" in command:
+        environment["DISCORD_TOKEN"] = "t"
     done = subprocess.run(
         [sys.executable, script, *command[1:]],
         capture_output=True,
@@ -703,6 +706,7 @@ class Interaction:
         self.user = SimpleNamespace(id=viewer, display_name=name)
         self.response = self
         self.answers: list[Any] = []
+        self.done: asyncio.Task[None] | None = None
 
     async def send_message(self, words: str, *, ephemeral: bool) -> None:
         self.answers.append(("alone", words) if ephemeral else words)
@@ -729,6 +733,25 @@ async def test_on_discord_the_answer_is_the_clip_itself(rig: ServerRig, http: ht
         job = http.get(f"/jobs/{rig.launcher.launched[0]}").json()
         assert (job["requested_by"], len(rig.launcher.launched)) == ("mio", 1)
         assert orders.turns.at_studio == {} and orders.turns.waiting == {}
+
+
+async def test_on_discord_viewers_take_turns(rig: ServerRig, http: httpx.Client) -> None:
+    async with AsyncStudioClient(str(http.base_url)) as studio:
+        limits = Limits(cooldown_s=0, per_viewer=9, at_studio=1)
+        orders = Orders(studio, limits, Blocklist.read(SHIPPED), None, 90.0)
+        answers, said = [], [(1, "first"), (1, "second"), (1, "third"), (2, "another's")]
+        for viewer, prompt in said:
+            answers.append(Interaction(viewer, f"v{viewer}"))
+            task = asyncio.create_task(orders.anime(answers[-1], prompt))
+            answers[-1].done = task
+            await asyncio.sleep(0)
+        with rig.worker():
+            await asyncio.gather(*(answer.done for answer in answers))
+    assert [rig.record(job_id).spec.prompt for job_id in rig.launcher.launched] == [
+        "first", "another's", "second", "third",
+    ]  # fmt: skip
+    assert answers[3].answers[0] == "you are in line, 1 ahead"
+    assert all(b"ftyp" in answer.answers[-1][0][:12] for answer in answers)
 
 
 async def test_on_discord_a_failure_and_a_bound_are_words(rig: ServerRig, http: httpx.Client) -> None:
