@@ -125,10 +125,12 @@ class Generator:
     def load_model(self) -> None:
         """Do what a memory snapshot should hold."""
         from anime_studio.on_modal.gpu_worker import GpuWorker
+        from anime_studio.on_modal.kernels import StoredKernels
         from anime_studio.telemetry import configure_logging
 
         configure_logging(settings, component="worker")
-        self.worker = GpuWorker(settings, text=_text(), refresh=models.reload)
+        kernels = StoredKernels(models) if settings.uses_gpu and settings.accelerate else None
+        self.worker = GpuWorker(settings, text=_text(), kernels=kernels, refresh=models.reload)
         self.worker.before_snapshot()
 
     @modal.enter(snap=False)

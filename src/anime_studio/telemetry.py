@@ -83,6 +83,10 @@ class LogEvent(StrEnum):
     WEIGHTS_REFUSED = "weights.refused"  # the weights that are named cannot be used; the old ones go on
     WEIGHTS_NOT_SEEN = "weights.not_seen"  # the Volume could not be read anew; what was mounted goes on
 
+    KERNELS_KEPT = "kernels.kept"  # what this container compiled is on the Volume for the next start
+    KERNELS_NOT_KEPT = "kernels.not_kept"  # it could not be stored; the next start compiles again
+    KERNELS_REFUSED = "kernels.refused"  # kept kernels are damaged or cannot be read; they are compiled anew
+
     # Modal's text container
     TEXT_READY = "text.ready"  # the container can encode; `revision` names the checkpoint
     TEXT_BLOCKED = "text.blocked"  # the container cannot encode: each call answers `detail`

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from modal_proto import api_pb2
 
+from anime_studio.engine.kernel_cache import environment
+from anime_studio.on_modal.settings import KERNELS_INSIDE
 from support.modal_plane import ControlPlane, DeployedApp, VolumeMount
 
 REPOSITORY = Path(__file__).parents[2]
@@ -140,6 +142,7 @@ def test_images_install_the_projects_own_extras_held_to_its_constraints(
     assert ("torch" in " ".join(image.requirements)) == (extra == "engine")
     assert any("ffmpeg g++" in command for command in image.commands) == with_cuda
     assert ("TORCHINDUCTOR_COMPILE_THREADS" in image.env) == with_cuda
+    assert (environment(KERNELS_INSIDE).items() <= image.env.items()) == with_cuda
     assert ("--torch-backend cpu" in install) == (name == "TextEncoder"), "no CUDA where there is no GPU"
 
 

@@ -1,6 +1,8 @@
 """The state of a GPU container: three snapshot modes, missing weights, a restore that went wrong."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from anime_studio.engine import device_check
 from anime_studio.engine.engine import Engine
 from anime_studio.engine.loading.prepare import packing_of, prepare
 from anime_studio.engine.startup import start_engine, start_text_encoder
+from anime_studio.on_modal import gpu_worker
 from anime_studio.on_modal.gpu_worker import GpuWorker, LoadEngine
 from anime_studio.on_modal.settings import ModalSettings
 from anime_studio.telemetry import LogEvent
@@ -445,3 +448,70 @@ def test_a_fingerprint_covers_weights_on_any_device_and_of_any_type():
 
     assert device_check.fingerprint(components(1)) == device_check.fingerprint(components(1))  # type: ignore[arg-type]
     assert device_check.fingerprint(components(1)) != device_check.fingerprint(components(2))  # type: ignore[arg-type]
+
+
+class KernelsThatAct:
+    """Stands for the kernels on the Volume, of which a CPU has none: records what is asked of it."""
+
+    def __init__(self, *, found: bool) -> None:
+        self.found = found
+        self.acts: list[str] = []
+
+    def restore(self, *_: object) -> bool:
+        self.acts.append("restore")
+        return self.found
+
+    def keep(self, *, replace: bool) -> None:
+        self.acts.append(f"keep, replace={replace}")
+
+
+@pytest.mark.parametrize("found", [True, False])
+@pytest.mark.parametrize("mode", MODES)
+def test_kernels_are_found_before_the_model_is_warmed_up_and_kept_once_the_container_is_ready(
+    settings: ModalSettings, monkeypatch: pytest.MonkeyPatch, mode: str, found: bool
+):
+    kernels = KernelsThatAct(found=found)
+    real = gpu_worker._load_engine
+
+    def load(*given: object, every_shape: bool, **rest: object) -> Engine:
+        kernels.acts.append(f"load, every_shape={every_shape}")
+        return real(*given, every_shape=every_shape, **rest)
+
+    monkeypatch.setattr(gpu_worker, "_load_engine", load)
+    worker = GpuWorker(settings.model_copy(update={"snapshot": mode}), kernels=kernels)
+    worker.before_snapshot()
+    assert not any(act.startswith("keep") for act in kernels.acts), "nothing is uploaded inside a snapshot"
+    worker.after_snapshot()
+    every_shape = mode == "gpu" or not found  # a GPU snapshot holds every shape, for all starts from it
+    assert kernels.acts == ["restore", f"load, every_shape={every_shape}", "keep, replace=True"]
+
+
+def test_a_restored_container_replaces_no_kernels(settings: ModalSettings, containers: TwoContainers):
+    kernels = KernelsThatAct(found=False)
+    worker = GpuWorker(settings, kernels=kernels, task_id=containers)
+    worker.before_snapshot()
+    containers.restore(worker)
+    assert kernels.acts == ["restore", "keep, replace=False"]
+
+
+def test_a_cpu_snapshot_of_a_gpu_container_holds_torchs_compiler(models: Path):
+    """In a process of its own: here the compiler may be imported already. It must look for no GPU."""
+    code = f"""
+import sys
+from pathlib import Path
+import torch
+
+def looked(*_):
+    raise AssertionError("torch looked for a GPU before there was one")
+
+for name in ("is_available", "device_count", "_lazy_init", "init"):
+    setattr(torch.cuda, name, looked)
+from anime_studio.on_modal.gpu_worker import GpuWorker
+from anime_studio.on_modal.settings import ModalSettings
+
+worker = GpuWorker(ModalSettings(snapshot="cpu", models_dir=Path({str(models)!r})))
+worker.before_snapshot()
+assert "torch._inductor.compile_fx" in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

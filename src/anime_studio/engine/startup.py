@@ -53,6 +53,7 @@ def start_engine(
     cache_dir: Path | None = None,
     text: TextSource | None = None,
     weights: Components | None = None,
+    every_shape: bool = True,
 ) -> Engine:
     """Load *checkpoint*, and on a GPU warm it up, so that no clip pays for first use.
 
@@ -67,6 +68,7 @@ def start_engine(
         cache_dir: Where prompt embeddings are stored between runs; None for memory only.
         text: Where the text comes from; None to load the checkpoint's own encoder.
         weights: From `load_weights`, to be moved instead of loaded.
+        every_shape: As in `warm_up`.
 
     Raises:
         CheckpointError: A file is wrong; the detail names it.
@@ -89,7 +91,8 @@ def start_engine(
                     refused=fallback.refused,
                     text=text,
                     weights=weights,
-                )
+                ),
+                every_shape=every_shape,
             )
         except OutOfMemoryError as error:
             if not fallback.take_less_memory():
@@ -103,6 +106,11 @@ def start_engine(
         _log.warning(LogEvent.ENGINE_ACCELERATION_REFUSED, detail=detail, without=list(fallback.refused))
         gc.collect()  # the refused engine's weights
         torch.cuda.empty_cache()
+
+
+def import_compiler() -> None:
+    """Import what the first `torch.compile` would, which takes seconds. It looks for no GPU."""
+    import torch._inductor.compile_fx  # noqa: F401
 
 
 def load_weights(checkpoint: Checkpoint, *, for_gpu: bool, with_text: bool = False) -> Components | None:
@@ -202,9 +210,9 @@ def load_engine(
         )
 
 
-def _warm(engine: Engine) -> Engine:
+def _warm(engine: Engine, *, every_shape: bool) -> Engine:
     check_finite(engine)
-    warm_up(engine)
+    warm_up(engine, every_shape=every_shape)
     return engine
 
 
@@ -248,13 +256,18 @@ def holds_numbers(tensor: torch.Tensor) -> bool:
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum(dtype=torch.float32)))
 
 
-def warm_up(engine: Engine) -> None:
+def warm_up(engine: Engine, *, every_shape: bool = True) -> None:
     """Run one denoise step and one decode at each size and some lengths; the results are thrown away.
 
     On a GPU kernels are compiled for shapes. The longest clip comes first, and its kernels are made for its length alone.
     A second length makes `torch.compile` write kernels for every length. A third, one latent frame longer than the
     shortest, leaves the decoder a single frame at the end, as every other length does. On a CPU nothing is compiled:
     one frame shows whether the parts work.
+
+    Args:
+        engine: Awake.
+        every_shape: False where kernels of an earlier start are kept: the longest clip of the first size alone. A clip
+            of another shape then finds its kernels, and waits once for their graph to be traced.
 
     Raises:
         PathRefusedError: A part failed, or gave NaN or infinity: a fast path does not work here.
@@ -270,7 +283,10 @@ def warm_up(engine: Engine) -> None:
     dtype = getattr(torch, packing_for(components.device.type).dtype)
     embeddings = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     embeddings = embeddings.to(components.device, dtype)
-    for width, height in recipe.native_sizes.values():
+    sizes = list(recipe.native_sizes.values())
+    if not every_shape:
+        sizes, lengths = sizes[:1], lengths[:1]
+    for width, height in sizes:
         for num_frames in lengths:
             noise, _ = seeded_noise(latent_shape(components, num_frames, height, width), 0)
             latents, where = noise.to(components.device), f"{width}x{height}, {num_frames} frames"

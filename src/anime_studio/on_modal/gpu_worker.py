@@ -54,6 +54,7 @@ from common.schemas import GenerateRequest, Problem, Stage, StartKind
 if TYPE_CHECKING:
     from anime_studio.engine.engine import Engine
     from anime_studio.engine.loading.components import Components
+    from anime_studio.on_modal.kernels import StoredKernels
     from anime_studio.on_modal.remote_text import RemoteText
 
 _FRESH_S: Final = 10.0
@@ -89,6 +90,7 @@ class GpuWorker:
         settings: ModalSettings,
         *,
         text: RemoteText | None = None,
+        kernels: StoredKernels | None = None,
         refresh: Callable[[], None] = lambda: None,
         load: LoadEngine | None = None,
         check: CheckDevice | None = None,
@@ -99,6 +101,7 @@ class GpuWorker:
         Args:
             settings: Of the deployment.
             text: The text container, where the text is encoded; None to load the encoder here.
+            kernels: Those of earlier starts; None to compile at each.
             refresh: Makes the Volume of checkpoints show what was committed since it was mounted.
             load: Makes the engine; absent means `engine.startup`.
             check: Raises `EngineError` when the device fails; absent means `engine.device_check`.
@@ -115,6 +118,8 @@ class GpuWorker:
         self.start_s = 0.0
         """Seconds that made the container ready; billed to its first job."""
         self._text = text
+        self._kernels = kernels
+        self._making_snapshot = False
         self._refresh = refresh
         self._naming: object = None
         """Of `in_use`, when it was last compared."""
@@ -134,10 +139,13 @@ class GpuWorker:
         begun = time.monotonic()
         self._snapshot_task_id = self._task_id()
         if self.settings.snapshot == "gpu":
+            self._making_snapshot = True
             self._load()
             self._sleep()
+            self._making_snapshot = False
             self._in_snapshot = self.checkpoint.revision if self.checkpoint else None
         elif self.settings.snapshot == "cpu":
+            self._load_compilers()
             self._load_weights()
             self._in_snapshot = self._weights[0].revision if self._weights else None
         self.start_s = time.monotonic() - begun
@@ -160,6 +168,8 @@ class GpuWorker:
             reseed()
         self.start_s += time.monotonic() - begun
         self._fresh_until = time.monotonic() + _FRESH_S
+        if self._kernels is not None:
+            self._kernels.keep(replace=not restored)
         self._log_state()
 
     def render(
@@ -334,6 +344,13 @@ class GpuWorker:
         self.engine, self._runner = engine, runner
         self.checkpoint = checkpoint  # last: were this interrupted, the next look would load it once more
 
+    def _load_compilers(self) -> None:
+        """Import what the first compilation would: a snapshot holds it, and a start reads it in seconds. No GPU is looked for."""
+        if self.settings.uses_gpu and self.settings.accelerate:
+            from anime_studio.engine.startup import import_compiler
+
+            import_compiler()
+
     def _load_weights(self) -> None:
         """Load weights into host memory. Modal shows no GPU now; if torch looked for one, it would never see one later."""
         from anime_studio.engine import startup
@@ -361,7 +378,15 @@ class GpuWorker:
             except EngineError as error:
                 _log.warning(LogEvent.GENERATOR_BAD_RESTORE, detail=error.detail)
                 self.start_kind = StartKind.RECOVERED
-        return _load_engine(recipe, checkpoint, settings, text=self._text, weights=weights)
+        kept = self._kernels is not None and self._kernels.restore(recipe, checkpoint)
+        return _load_engine(
+            recipe,
+            checkpoint,
+            settings,
+            text=self._text,
+            weights=weights,
+            every_shape=self._making_snapshot or not kept,
+        )
 
     def _locate(self) -> Checkpoint:
         recipe, decoder, models_dir = self.recipe, self.settings.decoder, self.settings.models_dir
@@ -430,12 +455,19 @@ def _load_engine(
     *,
     text: RemoteText | None,
     weights: Components | None,
+    every_shape: bool,
 ) -> Engine:
     from anime_studio.engine.startup import start_engine, warm_up
 
     device = "cuda" if settings.uses_gpu else "cpu"
     engine = start_engine(
-        recipe, checkpoint, device=device, accelerate=settings.accelerate, text=text, weights=weights
+        recipe,
+        checkpoint,
+        device=device,
+        accelerate=settings.accelerate,
+        text=text,
+        weights=weights,
+        every_shape=every_shape,
     )
     if not settings.uses_gpu:
         warm_up(engine)

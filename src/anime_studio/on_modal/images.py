@@ -22,7 +22,7 @@ from typing import Final
 import modal
 
 from anime_studio.core.errors import ConfigurationError
-from anime_studio.on_modal.settings import ModalSettings
+from anime_studio.on_modal.settings import KERNELS_INSIDE, ModalSettings
 
 PYTHON_VERSION: Final = "3.12"
 UV_VERSION: Final = "0.9"
@@ -35,9 +35,14 @@ CPU_TORCH: Final = "torch==2.13.0"
 _CPU_BUILD: Final = "--torch-backend cpu"
 """uv takes torch's CPU build with it, wherever that is published (uv's guide, "Using uv with PyTorch")."""
 
-_COMPILING: Final = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
-"""With more threads, torch leaves compiler processes running, and these can prevent a memory snapshot (guide, "Memory
-Snapshots")."""
+_COMPILING: Final = {
+    # With more threads, torch leaves compiler processes running, and these can prevent a memory snapshot (guide, "Memory
+    # Snapshots").
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",
+    # As `engine.kernel_cache.environment`, which needs torch: `on_modal.kernels` keeps what is written there.
+    "TORCHINDUCTOR_CACHE_DIR": str(KERNELS_INSIDE / "inductor"),
+    "TRITON_CACHE_DIR": str(KERNELS_INSIDE / "triton"),
+}
 
 _PROJECT: Final = Path(__file__).parents[3]
 _CONSTRAINTS: Final = "constraints.txt"

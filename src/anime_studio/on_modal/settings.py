@@ -37,6 +37,8 @@ SHOW_DICT: Final = "anime-studio-show"
 MODELS_MOUNT: Final = Path("/models")
 OUTPUTS_MOUNT: Final = Path("/outputs")
 SCRATCH: Final = Path("/tmp/anime-studio")  # noqa: S108  the container's own disk, gone with it
+KERNELS_INSIDE: Final = SCRATCH.with_name("anime-studio-kernels")
+"""Where a GPU container's compilers write; each container begins without it."""
 SETUP_COMMAND: Final = "modal run -m anime_studio.modal_app::setup"
 USE_COMMAND: Final = "modal run -m anime_studio.modal_app::use"
 

@@ -144,6 +144,17 @@ class Volumes:
     ) -> AsyncGenerator[api_pb2.VolumeListFilesResponse, None]:
         yield api_pb2.VolumeListFilesResponse(entries=self._entries(request))
 
+    async def VolumePutFiles(  # noqa: N802
+        self, request: api_pb2.VolumePutFilesRequest, caller: Caller
+    ) -> Empty:
+        volume = self.get(request.volume_id)
+        names = [clean(file.filename) for file in request.files]
+        if request.disallow_overwrite_existing_files and (there := volume.files.keys() & set(names)):
+            raise fault(Status.ALREADY_EXISTS, f"{', '.join(sorted(there))} already exists")
+        for name, file in zip(names, request.files, strict=True):
+            volume.files[name] = VolumeFile(file.sha256_hex, len(self.blobs.get(file.sha256_hex)), file.mode)
+        return Empty()
+
     async def VolumeRemoveFile(  # noqa: N802
         self, request: api_pb2.VolumeRemoveFileRequest, caller: Caller
     ) -> Empty:
