@@ -6,6 +6,7 @@ tool, so the command answers at once, also where torch is broken.
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import socket
@@ -23,7 +24,8 @@ from anime_studio import __version__
 from anime_studio.checkpoints.atomic_folder import PARTIAL
 from anime_studio.checkpoints.decoders import locate_with_decoder
 from anime_studio.checkpoints.inventory import pinned_by
-from anime_studio.checkpoints.manifest import Manifest
+from anime_studio.checkpoints.manifest import Manifest, Packing
+from anime_studio.checkpoints.pipeline_files import weight_files
 from anime_studio.checkpoints.prepared import (
     PREPARE_COMMAND,
     VERIFY_COMMAND,
@@ -31,6 +33,7 @@ from anime_studio.checkpoints.prepared import (
     find_prepared,
     prepared_folder,
 )
+from anime_studio.checkpoints.safetensors_header import read_header
 from anime_studio.checkpoints.store import FETCH_COMMAND, Checkpoint
 from anime_studio.cli.installing import install_command
 from anime_studio.cli.output import ExitCode, JsonOption, UrlOption, answering
@@ -38,13 +41,18 @@ from anime_studio.cli.serve import settings_with
 from anime_studio.client import DEFAULT_URL, StudioClient, StudioError
 from anime_studio.client.errors import shown
 from anime_studio.core.errors import AnimeStudioError, ConfigurationError
+from anime_studio.core.host_memory import usable_memory_bytes
 from anime_studio.core.recipes import get_recipe
-from anime_studio.engine.acceleration import packing_for_settings
+from anime_studio.engine.acceleration import packing_for, packing_for_settings
 from anime_studio.settings import Settings
 
 GIB: Final = 1024**3
 LOW_DISK_BYTES: Final = 2 * GIB
 """As much as clips may use by default (`Settings.clips_max_bytes`)."""
+BESIDE_TEXT_BYTES: Final = 3 * GIB
+"""For Python, torch, a load that is in progress, and the system (a GPU's process without its weights: 1.0 GB, measured)."""
+_TABLE, _SAME_TABLE = "shared.weight", "encoder.embed_tokens.weight"
+"""One table under two names (transformers, `UMT5EncoderModel`); some files hold it twice."""
 OLDEST_PYTHON, NEXT_PYTHON = (3, 11), (3, 14)
 
 State = Literal["ok", "note", "missing"]
@@ -166,12 +174,13 @@ def _weights(settings: Settings) -> Iterator[Finding]:
     if recipe.repo_id is not None:
         detail += f"; {pinned_by(recipe, checkpoint.revision)}"
     yield Finding("weights", "ok", detail)
-    yield _prepared(settings, checkpoint)
-
-
-def _prepared(settings: Settings, checkpoint: Checkpoint) -> Finding:
-    """Find whether a start with these settings would load a prepared checkpoint; it is checked as a start checks it."""
     packing = packing_for_settings(settings.device, has_gpu=_has_gpu())
+    yield _prepared(settings, checkpoint, packing)
+    yield _memory(settings, checkpoint, packing)
+
+
+def _prepared(settings: Settings, checkpoint: Checkpoint, packing: Packing) -> Finding:
+    """Find whether a start with these settings would load a prepared checkpoint; it is checked as a start checks it."""
     remedy = f"{PREPARE_COMMAND} --recipe {settings.recipe}"
     try:
         folder = find_prepared(checkpoint, packing)
@@ -189,6 +198,43 @@ def _prepared(settings: Settings, checkpoint: Checkpoint) -> Finding:
     size_mb = Manifest.read(folder).size_bytes / 1e6
     detail = f"{folder.name}, {size_mb:,.1f} MB, complete, made from these weights; every byte is checked by"
     return Finding("prepared", "ok", f"{detail}: {VERIFY_COMMAND} --recipe {settings.recipe}")
+
+
+def _memory(settings: Settings, checkpoint: Checkpoint, packing: Packing) -> Finding:
+    """Find whether host memory holds the text encoder, where that is not on the GPU."""
+    on_gpu = packing == packing_for("cuda")
+    if on_gpu and settings.text == "gpu":
+        return Finding("memory", "ok", "the text encoder is in the GPU's memory (ANIME_STUDIO_TEXT=gpu)")
+    try:
+        needed_bytes = text_encoder_bytes(checkpoint.folder, packing)
+    except AnimeStudioError as error:
+        return Finding("memory", "missing", error.detail, f"{VERIFY_COMMAND} --recipe {settings.recipe}")
+    has_bytes = usable_memory_bytes()
+    detail = (
+        f"{has_bytes / 1e9:.1f} GB of host memory; the text encoder takes {needed_bytes / 1e9:.1f} of them"
+    )
+    if has_bytes > needed_bytes + BESIDE_TEXT_BYTES:
+        return Finding("memory", "ok", detail)
+    remedy = "keep it on the GPU: ANIME_STUDIO_TEXT=gpu; or draw with recipe demo"
+    return Finding(
+        "memory",
+        "missing",
+        f"{detail}, which leaves too little",
+        remedy if on_gpu else "draw with recipe demo",
+    )
+
+
+def text_encoder_bytes(folder: Path, packing: Packing) -> int:
+    """Return what the text encoder of the checkpoint in *folder* takes in memory; only headers are read.
+
+    Raises:
+        CheckpointError: A file of it is damaged.
+    """
+    headers = [read_header(path) for path in weight_files(folder / "text_encoder")]
+    shapes = {name: entry.shape for header in headers for name, entry in header.items()}
+    if _TABLE in shapes:
+        shapes.pop(_SAME_TABLE, None)
+    return sum(math.prod(shape) for shape in shapes.values()) * (2 if packing.dtype == "bfloat16" else 4)
 
 
 def _disk(folder: Path) -> Finding:

@@ -22,6 +22,7 @@ from fastapi.routing import APIRoute
 from anime_studio.core.studio import Studio
 from anime_studio.settings import WebOptions
 from anime_studio.web import problems
+from anime_studio.web.event_streams import end_watchers
 from anime_studio.web.metrics import Metrics
 from anime_studio.web.middleware.allowed_hosts import AllowedHostsMiddleware
 from anime_studio.web.middleware.body_limit import BodyLimitMiddleware
@@ -88,6 +89,7 @@ def create_app(open_studio: OpenStudio, options: WebOptions) -> FastAPI:
             app.state.studio = studio
             app.state.metrics.count_jobs_after(await studio.newest_sequence())
             yield
+            await end_watchers()
 
     app = FastAPI(
         title="anime-studio",

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from anime_studio.checkpoints.manifest import MANIFEST, Manifest
-from anime_studio.cli import app
+from anime_studio.cli import app, doctor
+from anime_studio.engine.acceleration import packing_for
 from support.engine import checkpoint_in, cut
 
 PREPARE = "anime-studio weights prepare --recipe tiny-random"
@@ -123,3 +125,27 @@ def test_it_looks_for_the_packing_of_this_machines_gpu(base, tmp_path, monkeypat
     monkeypatch.setenv("ANIME_STUDIO_DEVICE", "auto")
 
     assert f"no random-0.{packing}-v1" in look()["prepared"]["detail"]
+
+
+def test_it_says_whether_host_memory_holds_the_text_encoder(base, monkeypatch: pytest.MonkeyPatch):
+    enough = look()["memory"]
+    parameters = sum(
+        each.numel() for each in load_file(base / "random-0/text_encoder/model.safetensors").values()
+    )
+    needed_bytes = doctor.text_encoder_bytes(base / "random-0", packing_for("cpu"))
+    monkeypatch.setattr(doctor, "usable_memory_bytes", lambda: needed_bytes + doctor.BESIDE_TEXT_BYTES)
+    too_little = look()["memory"]
+
+    assert needed_bytes == 4 * parameters
+    assert doctor.text_encoder_bytes(base / "random-0", packing_for("cuda")) == 2 * parameters
+    assert (enough["state"], enough["remedy"]) == ("ok", None)
+    assert too_little["state"] == "missing" and "leaves too little" in too_little["detail"]
+    assert too_little["remedy"] == "draw with recipe demo"
+
+
+def test_with_a_gpu_the_remedy_is_to_keep_the_text_encoder_there(base, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ANIME_STUDIO_DEVICE", "cuda")
+    monkeypatch.setattr(doctor, "usable_memory_bytes", lambda: 10**9)
+    assert "ANIME_STUDIO_TEXT=gpu" in look()["memory"]["remedy"]
+    monkeypatch.setenv("ANIME_STUDIO_TEXT", "gpu")
+    assert look()["memory"]["state"] == "ok"

@@ -290,6 +290,10 @@ def test_an_accelerated_engine_renders_nearly_the_same_clip(engine, tiny_checkpo
     spec = spec_of()
     plain = engine.denoise(spec, *engine.embed(spec), Reports())
 
+    def of_diffusers(*_: object, **__: object) -> None:
+        raise AssertionError("the plain forward ran: the options did nothing")
+
+    fast.components.transformer.forward = of_diffusers  # in float32 both give the same numbers
     ours = fast.denoise(spec, *fast.embed(spec), Reports())
 
     assert float((ours - plain).norm() / plain.norm()) < 0.02
