@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from anime_studio import __version__
 from anime_studio.core.decoders import Decoder
+from anime_studio.core.embeddings import EmbeddingsBounds
 from anime_studio.core.policy import Policy
 from anime_studio.core.pricing import UNBILLED, Machine
 
@@ -74,6 +75,12 @@ class Settings(BaseSettings):
     """How long a clip is kept; its watch link lives as long."""
     clips_max_bytes: Annotated[int, Field(gt=0)] = 2 * 1024**3
     job_ttl_s: Annotated[float, Field(gt=0)] = 7 * 24 * 3600
+    embeddings_max_count: Annotated[int, Field(ge=0)] = EmbeddingsBounds.max_count
+    """The most prompts whose embeddings are stored in `data_dir`; a repeated prompt is not encoded again."""
+    embeddings_max_bytes: Annotated[int, Field(ge=0)] = EmbeddingsBounds.max_bytes
+    embeddings_memory_max_count: Annotated[int, Field(ge=0)] = EmbeddingsBounds.memory_max_count
+    """The same in memory: the GPU's with `text="gpu"`."""
+    embeddings_memory_max_bytes: Annotated[int, Field(ge=0)] = EmbeddingsBounds.memory_max_bytes
 
     # How it is served
     host: str = "127.0.0.1"
@@ -127,6 +134,15 @@ class Settings(BaseSettings):
             budget_usd_per_day=self.budget_usd_per_day,
             budget_usd_per_month=self.budget_usd_per_month,
             operator_key=None if self.operator_key is None else self.operator_key.get_secret_value(),
+        )
+
+    def embeddings_bounds(self) -> EmbeddingsBounds:
+        """Return how many embeddings of prompts are stored."""
+        return EmbeddingsBounds(
+            max_count=self.embeddings_max_count,
+            max_bytes=self.embeddings_max_bytes,
+            memory_max_count=self.embeddings_memory_max_count,
+            memory_max_bytes=self.embeddings_memory_max_bytes,
         )
 
     def web_options(self) -> WebOptions:

@@ -9,16 +9,15 @@ from anime_studio.checkpoints.store import Checkpoint
 from anime_studio.core.clip import plan
 from anime_studio.core.recipes import TINY_RANDOM, Recipe
 from anime_studio.engine.acceleration import PLAIN, Acceleration
+from anime_studio.engine.embeddings_cache import EmbeddingsCache
 from anime_studio.engine.engine import Engine
 from anime_studio.engine.startup import load_engine
 from common.schemas import ClipSpec, GenerateRequest, Stage
 
 
 def tiny_engine(folder: Path, acceleration: Acceleration = PLAIN, cache_dir: Path | None = None) -> Engine:
-    device = torch.device("cpu")
-    return load_engine(
-        TINY_RANDOM, Checkpoint.at(folder), device, acceleration=acceleration, cache_dir=cache_dir
-    )
+    device, cache = torch.device("cpu"), EmbeddingsCache(folder=cache_dir)
+    return load_engine(TINY_RANDOM, Checkpoint.at(folder), device, acceleration=acceleration, cache=cache)
 
 
 def checkpoint_in(models: Path, tiny_checkpoint: Path) -> Checkpoint:

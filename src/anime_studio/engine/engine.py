@@ -22,6 +22,7 @@ from anime_studio.engine.acceleration import PLAIN, Acceleration
 from anime_studio.engine.decoder.choice import decoder_for
 from anime_studio.engine.decoder.host_frames import HostFrames, frames_on_host
 from anime_studio.engine.denoiser.model import denoiser_for
+from anime_studio.engine.embeddings_cache import EmbeddingsCache
 from anime_studio.engine.fallback import Part, paths_of
 from anime_studio.engine.loading.components import Components, latent_shape
 from anime_studio.engine.memory.sleep import WeightOffload
@@ -42,7 +43,7 @@ class Engine:
         components: The loaded checkpoint; the engine takes it over.
         recipe: How to sample it.
         revision: Names the text encoder's weights in the cache of embeddings (`text.encoder_revision`).
-        cache_dir: Where embeddings are stored between runs; None for memory only.
+        cache: Where embeddings are stored; None for memory only.
         acceleration: Which fast paths to take.
         refused: Names of the fast paths that this device refused; each clip's notes say so.
         text: Where the text comes from; None for the checkpoint's own encoder, which *components* then holds.
@@ -54,7 +55,7 @@ class Engine:
         recipe: Recipe,
         *,
         revision: str,
-        cache_dir: Path | None = None,
+        cache: EmbeddingsCache | None = None,
         acceleration: Acceleration = PLAIN,
         refused: tuple[str, ...] = (),
         text: TextSource | None = None,
@@ -66,7 +67,7 @@ class Engine:
             components.text_encoder,
             max_sequence_length=recipe.max_sequence_length,
             revision=revision,
-            cache_dir=cache_dir,
+            cache=cache,
         )
         self.acceleration = acceleration
         self.refused = refused

@@ -22,6 +22,7 @@ from anime_studio.engine.acceleration import (
     packing_for,
 )
 from anime_studio.engine.denoiser.int8_attention import int8_attention_works
+from anime_studio.engine.embeddings_cache import EmbeddingsCache
 from anime_studio.engine.engine import Engine
 from anime_studio.engine.fallback import Fallback, Part, PathRefusedError, paths_of
 from anime_studio.engine.loading.components import (
@@ -50,7 +51,7 @@ def start_engine(
     *,
     device: str = "auto",
     accelerate: bool = True,
-    cache_dir: Path | None = None,
+    cache: EmbeddingsCache | None = None,
     text: TextSource | None = None,
     weights: Components | None = None,
     every_shape: bool = True,
@@ -65,7 +66,7 @@ def start_engine(
         checkpoint: As located.
         device: `cpu`, `cuda`, or `auto` for a GPU when there is one.
         accelerate: Whether to take the fast paths that suit device and recipe.
-        cache_dir: Where prompt embeddings are stored between runs; None for memory only.
+        cache: Where prompt embeddings are stored; None for memory only.
         text: Where the text comes from; None to load the checkpoint's own encoder.
         weights: From `load_weights`, to be moved instead of loaded.
         every_shape: As in `warm_up`.
@@ -86,7 +87,7 @@ def start_engine(
                     recipe,
                     checkpoint,
                     place,
-                    cache_dir=cache_dir,
+                    cache=cache,
                     acceleration=fallback.options,
                     refused=fallback.refused,
                     text=text,
@@ -126,7 +127,7 @@ def load_weights(checkpoint: Checkpoint, *, for_gpu: bool, with_text: bool = Fal
 
 
 def start_text_encoder(
-    recipe: Recipe, checkpoint: Checkpoint, *, for_gpu: bool, cache_dir: Path | None = None
+    recipe: Recipe, checkpoint: Checkpoint, *, for_gpu: bool, cache: EmbeddingsCache | None = None
 ) -> PromptEncoder:
     """Load the text encoder of *checkpoint* alone, onto the CPU, in the dtype of the denoiser's device.
 
@@ -134,7 +135,7 @@ def start_text_encoder(
         recipe: How the checkpoint is sampled.
         checkpoint: As located.
         for_gpu: Whether the denoiser computes on a GPU, in bfloat16.
-        cache_dir: Where prompt embeddings are stored between runs; None for memory only.
+        cache: Where prompt embeddings are stored; None for memory only.
 
     Raises:
         CheckpointError: A file is wrong; the detail names it.
@@ -148,7 +149,7 @@ def start_text_encoder(
             loaded.model,
             max_sequence_length=recipe.max_sequence_length,
             revision=encoder_revision(checkpoint.folder),
-            cache_dir=cache_dir,
+            cache=cache,
         )
         _check_weights(loaded.folder, "text_encoder", loaded.model)
         _check_embeddings(loaded.folder, encoder)
@@ -184,7 +185,7 @@ def load_engine(
     device: torch.device,
     *,
     acceleration: Acceleration = PLAIN,
-    cache_dir: Path | None = None,
+    cache: EmbeddingsCache | None = None,
     refused: tuple[str, ...] = (),
     text: TextSource | None = None,
     weights: Components | None = None,
@@ -203,7 +204,7 @@ def load_engine(
             components,
             recipe,
             revision=encoder_revision(checkpoint.folder),
-            cache_dir=cache_dir,
+            cache=cache,
             acceleration=acceleration,
             refused=refused,
             text=text,

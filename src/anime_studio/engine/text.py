@@ -1,7 +1,6 @@
-"""Prompt to embeddings, as `WanPipeline.encode_prompt` does it, and a cache of them.
+"""Prompt to embeddings, as `WanPipeline.encode_prompt` does it.
 
-Embeddings depend only on encoder, prompt and length, so they are stored, in memory and then on the disk, and a repeated
-prompt costs nothing. A damaged cache file is ignored and written again.
+Embeddings depend only on encoder, prompt and length, so they are stored (`engine.embeddings_cache`).
 
 Only the prompt's own tokens are encoded. The pipeline pads to 512 tokens, masks the padding and then overwrites it with
 zeros. The mask keeps the padding from changing the real tokens, so they are the same without it, in a tenth of the
@@ -13,9 +12,8 @@ Source: diffusers 0.42.1, `pipeline_wan.py`, `prompt_clean` and `_get_t5_prompt_
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-from collections import OrderedDict
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,20 +22,14 @@ from typing import Any, Final, Protocol, Self
 import ftfy
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
-from safetensors import SafetensorError
-from safetensors.torch import load, load_file, save, save_file
+from safetensors.torch import load, save
 
 from anime_studio.checkpoints.manifest import MANIFEST, Manifest
-from anime_studio.core.errors import EngineError
 from anime_studio.core.prompts import canonical
+from anime_studio.engine.embeddings_cache import EmbeddingsCache
 from common.schemas import ClipSpec
 
 _ENCODER_FOLDERS = ("text_encoder/", "tokenizer/")
-MEMORY_ENTRIES = 64
-"""About 270 MB of UMT5-XXL embeddings at most: 512 tokens x 4096 x 2 bytes each."""
-DISK_ENTRIES = 512
-DISK_BYTES = 1024**3
-"""Bounds of the cache on the disk. The entries unused for longest go first."""
 _COMPUTED = "own-tokens"
 """How embeddings are computed; part of the cache's key, because other ways give other last bits."""
 
@@ -113,7 +105,7 @@ def encoder_revision(folder: Path) -> str:
 
 
 class PromptEncoder:
-    """Turns prompts into embeddings. Satisfies `TextSource`.
+    """Turns prompts into embeddings, for several threads if need be. Satisfies `TextSource`.
 
     Args:
         tokenizer: The checkpoint's tokenizer.
@@ -121,7 +113,7 @@ class PromptEncoder:
         max_sequence_length: Longer prompts are truncated to this many tokens; the embeddings of shorter ones end with
             zero vectors.
         revision: Names the encoder in the cache.
-        cache_dir: Where embeddings are stored between runs; None for memory only.
+        cache: Where embeddings are stored; None for memory only.
     """
 
     def __init__(
@@ -131,14 +123,14 @@ class PromptEncoder:
         *,
         max_sequence_length: int,
         revision: str,
-        cache_dir: Path | None,
+        cache: EmbeddingsCache | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._text_encoder = text_encoder
         self._max_sequence_length = max_sequence_length
         self._revision = revision
-        self._cache_dir = cache_dir
-        self._memory: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._cache = cache or EmbeddingsCache()
+        self._one_at_a_time = threading.RLock()  # a tokenizer keeps how it truncates from call to call
 
     def text_of(self, spec: ClipSpec, waiting: Waiting = lambda: None) -> EncodedText:  # noqa: ARG002  it waits for nobody
         """See `TextSource.text_of`."""
@@ -150,38 +142,37 @@ class PromptEncoder:
         )
 
     def encode(self, prompt: str) -> torch.Tensor:
-        """Return the embeddings of *prompt*: (1, max_sequence_length, text_dim), on the encoder's device."""
-        key = self._key(prompt)
-        embeddings = self._memory.get(key)
-        if embeddings is None:
-            embeddings = self._from_disk(key)
-        if embeddings is None:
+        """Return the embeddings of *prompt*: (1, max_sequence_length, text_dim), on the encoder's device.
+
+        Raises:
+            EngineError: They hold NaN or infinity; they are not stored.
+        """
+        key, device = self._key(prompt), next(self._text_encoder.parameters()).device
+        if (stored := self._cache.get(key, device)) is not None:
+            return stored
+        with self._one_at_a_time:
+            if (stored := self._cache.get(key, device)) is not None:  # another thread was faster
+                return stored
             embeddings = self.compute(prompt)
-            if not torch.isfinite(embeddings).all():  # never cached: it would poison its prompt for ever
-                raise EngineError(
-                    "the text encoder gave NaN or infinity; the same prompt may work at the next try"
-                )
-            self._to_disk(key, embeddings)
-        self._memory[key] = embeddings
-        self._memory.move_to_end(key)
-        if len(self._memory) > MEMORY_ENTRIES:
-            self._memory.popitem(last=False)
-        return embeddings
+            self._cache.put(key, embeddings)
+            return embeddings
 
     def count_tokens(self, prompt: str) -> int:
         """Return how many tokens *prompt* has, with those that the tokenizer adds."""
-        return len(self._tokenizer(clean(prompt), add_special_tokens=True, verbose=False).input_ids)
+        with self._one_at_a_time:
+            return len(self._tokenizer(clean(prompt), add_special_tokens=True, verbose=False).input_ids)
 
     @torch.inference_mode()
     def compute(self, prompt: str) -> torch.Tensor:
         """Return the embeddings of *prompt* as `encode` does, without the cache."""
-        tokens = self._tokenizer(
-            [clean(prompt)],
-            max_length=self._max_sequence_length,
-            truncation=True,
-            add_special_tokens=True,
-            return_tensors="pt",
-        ).input_ids
+        with self._one_at_a_time:
+            tokens = self._tokenizer(
+                [clean(prompt)],
+                max_length=self._max_sequence_length,
+                truncation=True,
+                add_special_tokens=True,
+                return_tensors="pt",
+            ).input_ids
         device = next(self._text_encoder.parameters()).device
         hidden: torch.Tensor = self._text_encoder(tokens.to(device)).last_hidden_state
         return _padded(hidden, self._max_sequence_length)
@@ -192,32 +183,6 @@ class PromptEncoder:
         parts = (self._revision, computed, str(self._max_sequence_length), clean(prompt))
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
-    def _from_disk(self, key: str) -> torch.Tensor | None:
-        if self._cache_dir is None:
-            return None
-        try:
-            path = self._cache_dir / f"{key}.safetensors"
-            stored: torch.Tensor = load_file(path)["embeddings"]
-            os.utime(path)  # used now: it goes last
-        except (OSError, SafetensorError, KeyError):
-            return None
-        if not torch.isfinite(stored).all():
-            return None
-        on_device: torch.Tensor = stored.to(next(self._text_encoder.parameters()).device)
-        return on_device
-
-    def _to_disk(self, key: str, embeddings: torch.Tensor) -> None:
-        if self._cache_dir is None:
-            return
-        temporary = self._cache_dir / f"{key}.{os.getpid()}.tmp"
-        try:
-            self._cache_dir.mkdir(parents=True, exist_ok=True)
-            save_file({"embeddings": embeddings.cpu().contiguous()}, temporary)
-            temporary.replace(self._cache_dir / f"{key}.safetensors")
-            remove_unused(self._cache_dir, DISK_ENTRIES, DISK_BYTES)
-        except (OSError, SafetensorError):  # a cache that cannot be written costs time, not the job
-            temporary.unlink(missing_ok=True)
-
 
 def _padded(embeddings: torch.Tensor, length: int) -> torch.Tensor:
     return F.pad(embeddings, (0, 0, 0, length - embeddings.shape[1]))
@@ -227,14 +192,3 @@ def _tokens(padded: torch.Tensor) -> torch.Tensor:
     """Return *padded* without the zero vectors at its end."""
     used = padded[0].any(dim=1).nonzero()
     return padded[:, : int(used.max()) + 1].cpu().contiguous()
-
-
-def remove_unused(cache_dir: Path, max_entries: int, max_bytes: int) -> None:
-    """Remove the entries beyond either bound, those unused for longest first, and what a killed process left."""
-    stats = [(path, path.stat()) for path in cache_dir.iterdir() if path.suffix in (".safetensors", ".tmp")]
-    stats.sort(key=lambda entry: entry[1].st_mtime_ns, reverse=True)
-    total_bytes = 0
-    for index, (path, stat) in enumerate(stats):
-        total_bytes += stat.st_size
-        if index >= max_entries or total_bytes > max_bytes:
-            path.unlink(missing_ok=True)

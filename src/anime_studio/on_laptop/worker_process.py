@@ -147,21 +147,22 @@ class SupervisorPipe:
 
 def load_engine(recipe: Recipe, checkpoint: Checkpoint, settings: Settings) -> Renderer:
     """Return the engine over *checkpoint*; see `start_engine` for what it raises."""
-    from anime_studio.engine.startup import (  # torch takes seconds
+    from anime_studio.engine.embeddings_cache import EmbeddingsCache  # torch takes seconds
+    from anime_studio.engine.startup import (
         device_named,
         start_engine,
         start_text_encoder,
     )
 
-    cache_dir, text = settings.data_dir / "cache", None
+    cache, text = EmbeddingsCache(settings.embeddings_bounds(), settings.data_dir / "cache"), None
     if settings.text == "cpu" and device_named(settings.device).type == "cuda":
-        text = start_text_encoder(recipe, checkpoint, for_gpu=True, cache_dir=cache_dir)
+        text = start_text_encoder(recipe, checkpoint, for_gpu=True, cache=cache)
     return start_engine(
         recipe,
         checkpoint,
         device=settings.device,
         accelerate=settings.accelerate,
-        cache_dir=cache_dir,
+        cache=cache,
         text=text,
     )
 

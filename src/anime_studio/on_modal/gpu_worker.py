@@ -457,6 +457,7 @@ def _load_engine(
     weights: Components | None,
     every_shape: bool,
 ) -> Engine:
+    from anime_studio.engine.embeddings_cache import EmbeddingsCache
     from anime_studio.engine.startup import start_engine, warm_up
 
     device = "cuda" if settings.uses_gpu else "cpu"
@@ -465,6 +466,7 @@ def _load_engine(
         checkpoint,
         device=device,
         accelerate=settings.accelerate,
+        cache=EmbeddingsCache(settings.embeddings_bounds()),
         text=text,
         weights=weights,
         every_shape=every_shape,

@@ -95,10 +95,12 @@ class TextWorker:
             raise
 
     def _take(self, checkpoint: Checkpoint) -> None:
+        from anime_studio.engine.embeddings_cache import EmbeddingsCache
         from anime_studio.engine.startup import start_text_encoder
         from anime_studio.engine.text import encoder_revision
 
-        encoder = start_text_encoder(self.recipe, checkpoint, for_gpu=self.settings.uses_gpu)
+        cache = EmbeddingsCache(self.settings.embeddings_bounds())
+        encoder = start_text_encoder(self.recipe, checkpoint, for_gpu=self.settings.uses_gpu, cache=cache)
         self._encoder_revision = encoder_revision(checkpoint.folder)
         self._encoder, self._checkpoint, self.error = encoder, checkpoint, None
         _log.info(LogEvent.TEXT_READY, revision=checkpoint.revision)

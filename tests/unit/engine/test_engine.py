@@ -1,6 +1,5 @@
 """From a spec to two finished files, or to a clear error and no file at all."""
 
-import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
-from anime_studio.checkpoints import manifest, store
+from anime_studio.checkpoints import store
 from anime_studio.core.errors import (
     BadFramesError,
     DiskFullError,
@@ -21,11 +19,8 @@ from anime_studio.core.errors import (
 )
 from anime_studio.core.recipes import DEMO, TINY_RANDOM
 from anime_studio.engine.acceleration import Acceleration
-from anime_studio.engine.engine import Engine
 from anime_studio.engine.fallback import PathRefusedError
-from anime_studio.engine.loading.tiny_random import write_tiny_random
 from anime_studio.engine.startup import start_engine, warm_up
-from anime_studio.engine.text import remove_unused
 from common.schemas import Stage
 from support.engine import Reports, spec_of, tiny_engine
 
@@ -176,27 +171,6 @@ def test_warming_up_refuses_a_device_that_gives_nan(tiny_checkpoint, part):
         warm_up(engine)
 
 
-def test_nan_embeddings_are_an_error_and_never_cached(tiny_checkpoint, tmp_path):
-    engine = tiny_engine(tiny_checkpoint, cache_dir=tmp_path / "cache")
-    norm = engine.components.text_encoder.encoder.final_layer_norm
-    with_nan = norm.register_forward_hook(lambda *seen: torch.full_like(seen[2], torch.nan))
-
-    with pytest.raises(EngineError, match="text encoder gave NaN"):
-        engine.text.encode("a cat")
-
-    with_nan.remove()
-    assert engine.text.encode("a cat").isfinite().all(), "the prompt is not poisoned"
-
-
-def test_nan_embeddings_on_the_disk_are_computed_again(tiny_checkpoint, tmp_path):
-    tiny_engine(tiny_checkpoint, cache_dir=tmp_path).text.encode("a cat")
-    (file,) = tmp_path.iterdir()
-    save_file({"embeddings": torch.full_like(load_file(file)["embeddings"], torch.nan)}, file)
-
-    assert tiny_engine(tiny_checkpoint, cache_dir=tmp_path).text.encode("a cat").isfinite().all()
-    assert load_file(file)["embeddings"].isfinite().all()
-
-
 def test_only_the_prompts_own_tokens_are_encoded_and_they_are_as_with_padding(engine):
     text = engine.text
     lengths: list[int] = []
@@ -226,36 +200,6 @@ def test_a_prompt_longer_than_the_model_reads_is_noted(engine, tmp_path):
 
     assert short == ()
     assert note.code == "prompt_cut" and f"the model reads {reads}" in note.detail
-
-
-def test_embeddings_come_from_disk_the_second_time_and_damage_is_fixed(tiny_checkpoint, tmp_path):
-    def embed(prompt: str = "a cat") -> tuple[torch.Tensor, Engine]:
-        engine = tiny_engine(tiny_checkpoint, cache_dir=tmp_path)
-        return engine.embed(spec_of(prompt=prompt))[0], engine
-
-    computed, _ = embed()
-    (stored,) = tmp_path.iterdir()
-    _, engine = embed()
-    engine.components.text_encoder.forward = None  # only the cache can answer now
-    assert torch.equal(engine.embed(spec_of(prompt="a  cat "))[0], computed)
-
-    stored.write_bytes(b"damaged")
-    assert torch.equal(embed()[0], computed)
-    assert stored.stat().st_size > 100
-
-
-@pytest.mark.parametrize("with_manifest", [True, False])
-def test_embeddings_of_replaced_weights_are_not_used(tmp_path, with_manifest):
-    def embed(seed: int, cache: Path | None) -> torch.Tensor:
-        folder = write_tiny_random(tmp_path / str(seed) / "same-name", seed=seed)
-        if not with_manifest:
-            (folder / manifest.MANIFEST).unlink()
-        return tiny_engine(folder, cache_dir=cache).embed(spec_of())[0]
-
-    before, after = embed(0, tmp_path / "cache"), embed(1, tmp_path / "cache")
-
-    assert not torch.equal(before, after)
-    assert torch.equal(after, embed(1, None))
 
 
 @pytest.mark.slow
@@ -297,35 +241,3 @@ def test_an_accelerated_engine_renders_nearly_the_same_clip(engine, tiny_checkpo
     ours = fast.denoise(spec, *fast.embed(spec), Reports())
 
     assert float((ours - plain).norm() / plain.norm()) < 0.02
-
-
-def test_the_cache_of_embeddings_is_bounded_and_forgets_what_was_unused_for_longest(tmp_path):
-    for index in range(6):
-        (tmp_path / f"{index}.safetensors").write_bytes(b"x" * 100)
-        os.utime(tmp_path / f"{index}.safetensors", (1000 + index, 1000 + index))
-    (tmp_path / "0.42.tmp").write_bytes(b"left by a killed process")
-    os.utime(tmp_path / "0.42.tmp", (1, 1))
-
-    remove_unused(tmp_path, max_entries=4, max_bytes=10_000)
-    assert sorted(path.name[0] for path in tmp_path.iterdir()) == ["2", "3", "4", "5"]
-
-    remove_unused(tmp_path, max_entries=4, max_bytes=250)
-    assert sorted(path.name[0] for path in tmp_path.iterdir()) == ["4", "5"]
-
-
-def test_embeddings_that_are_used_again_stay_in_the_cache(tiny_checkpoint, tmp_path):
-    tiny_engine(tiny_checkpoint, cache_dir=tmp_path).embed(spec_of())
-    (file,) = tmp_path.iterdir()
-    os.utime(file, (1, 1))
-
-    tiny_engine(tiny_checkpoint, cache_dir=tmp_path).embed(spec_of())
-
-    assert file.stat().st_mtime > 1
-
-
-def test_prompts_that_look_the_same_share_their_embeddings(tiny_checkpoint, tmp_path):
-    engine = tiny_engine(tiny_checkpoint, cache_dir=tmp_path)
-    for prompt in ("a cat", "a c\u200bat \U000e0000"):
-        engine.embed(spec_of().model_copy(update={"prompt_used": prompt}))
-
-    assert len(list(tmp_path.iterdir())) == 1
