@@ -186,6 +186,47 @@ class Generator:
     def warm(self) -> None:
         """Do nothing: when this runs, the container is ready."""
 
+    @modal.method()
+    def report(self) -> dict[str, Any]:
+        """Return what this container is, a `ContainerReport` as JSON values; for `anime-studio prove`."""
+        from anime_studio.prove.container import report_of
+
+        return report_of(self.worker).model_dump(mode="json")
+
+
+@app.cls(
+    image=generator_image,
+    gpu=settings.gpu,
+    cpu=(settings.cpu_cores, settings.cpu_cores),
+    memory=int(settings.memory_gib * 1024),
+    volumes={str(MODELS_MOUNT): models.with_mount_options(read_only=True)},
+    max_containers=1,
+    scaledown_window=settings.scaledown_window_s,
+    timeout=3600,  # of one row: four clips, each by an engine of its own
+    startup_timeout=settings.startup_timeout_s,
+)
+class Prover:
+    """Checks rows of `anime-studio prove` on the weights, the card and the image that are deployed; no job comes here."""
+
+    @modal.enter()
+    def open(self) -> None:
+        """Import what the rows need."""
+        from anime_studio.prove.container import Prover as ContainerProver
+        from anime_studio.telemetry import configure_logging
+
+        configure_logging(settings, component="prover")
+        self.prover = ContainerProver(settings, _text, models.reload)
+
+    @modal.method()
+    def plain_start(self) -> dict[str, Any]:
+        """Start as a container without a snapshot does. See `anime_studio.prove.container`."""
+        return self.prover.plain_start()
+
+    @modal.method()
+    def check(self, name: str) -> dict[str, Any]:
+        """Check one row. See `anime_studio.prove.container`."""
+        return self.prover.check(name)
+
 
 def _text() -> Any:
     """Return where the GPU container's text comes from: the text container, or None for an encoder of its own."""

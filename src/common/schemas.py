@@ -449,6 +449,12 @@ class Job(_Answer):
     created_at: Annotated[datetime, Field(description="Accepted, UTC.", examples=["2026-11-23T20:00:00Z"])]
     started_at: Annotated[datetime | None, Field(description="Last start, UTC.", examples=[None])] = None
     finished_at: Annotated[datetime | None, Field(description="End, UTC.", examples=[None])] = None
+    attempts: Annotated[
+        int,
+        Field(
+            ge=0, description="Times that a worker took it; more than 1 after a worker died.", examples=[1]
+        ),
+    ] = 0
     links: Annotated[Links, Field(description="Where to go on.")]
 
 

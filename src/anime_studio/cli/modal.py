@@ -39,7 +39,7 @@ def deploy(
 ) -> None:
     """Deploy the Modal app with the ANIME_STUDIO_ settings of this shell."""
     with answering(as_json=as_json) as output:
-        _require_client()
+        require_client()
         from anime_studio.on_modal.settings import ModalSettings
         from anime_studio.on_modal.signing_keys import require_keys
 
@@ -56,7 +56,7 @@ def deploy(
 def new(env: EnvironmentOption = None, as_json: JsonOption = False) -> None:
     """Make a signing key in the Secret; it signs from the next container on, and older ones still verify."""
     with answering(as_json=as_json) as output:
-        _require_client()
+        require_client()
         from anime_studio.on_modal.signing_keys import add_key
 
         created = add_key(env)
@@ -75,7 +75,7 @@ def new(env: EnvironmentOption = None, as_json: JsonOption = False) -> None:
 def operator(env: EnvironmentOption = None, as_json: JsonOption = False) -> None:
     """Make an operator's key in the Secret, in place of the last one, and show it this once."""
     with answering(as_json=as_json) as output:
-        _require_client()
+        require_client()
         from anime_studio.on_modal.signing_keys import set_operator_key
 
         key = set_operator_key(env)
@@ -85,7 +85,12 @@ def operator(env: EnvironmentOption = None, as_json: JsonOption = False) -> None
         )
 
 
-def _require_client() -> None:
+def require_client() -> None:
+    """Refuse to go on without the `modal` client.
+
+    Raises:
+        ConfigurationError: It names the command that installs it.
+    """
     from importlib.util import find_spec
 
     if find_spec("modal") is None:

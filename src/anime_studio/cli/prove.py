@@ -1,4 +1,4 @@
-"""`prove`: check the engine on the real weights of this machine, row by row, and write a report."""
+"""`prove`: check a deployment on Modal, or the engine of this machine, row by row, and write a report."""
 
 from __future__ import annotations
 
@@ -7,93 +7,137 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from anime_studio import __version__
-from anime_studio.checkpoints.atomic_folder import fsync
 from anime_studio.cli.installing import install_command
 from anime_studio.cli.output import ExitCode, JsonOption, Output, answering
 from anime_studio.cli.serve import settings_with
 from anime_studio.core.errors import ConfigurationError
-from anime_studio.settings import Settings
-from common.prove import ProofReport, ProofRow, Verdict
+from common.prove import ProofReport, Verdict
+
+FOLDER = Path("prove")
+
+app_of_prove = typer.Typer(name="prove", invoke_without_command=True)
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(prove)
+    """Add the command, and `bill` under it."""
+    app.add_typer(app_of_prove)
 
 
+@app_of_prove.callback()
 def prove(
-    local: Annotated[bool, typer.Option("--local", help="On this machine; it must be said.")] = False,
+    context: typer.Context,
+    local: Annotated[bool, typer.Option("--local", help="This machine's engine; nothing is billed.")] = False,
     row: Annotated[list[str] | None, typer.Option("--row", help="Check only this row, again.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the report.")] = Path("prove"),
+    starts: Annotated[int, typer.Option(min=1, help="Cold starts to force.")] = 8,
+    budget_usd: Annotated[float, typer.Option(min=0, help="Begin nothing that should pass it.")] = 1.0,
+    url: Annotated[str | None, typer.Option(help="Address of the studio; default: as deployed.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the report.")] = FOLDER,
     as_json: JsonOption = False,
 ) -> None:
-    """Check versions, weights, device, fast paths, samplers and decoders on this machine's real weights.
+    """Prove the deployment on your Modal account, as the shell's ANIME_STUDIO_ settings describe it.
 
-    Writes report.json, report.html and contact sheets. A run that was stopped goes on where it was; rows that
-    were not checked are tried again. Ends with 1 unless every row holds.
+    Says its price first and stops at the budget. Writes report.json, report.html and contact sheets. A run that was
+    stopped goes on where it was; rows that were not checked are tried again. Ends with 1 unless every row holds.
     """
+    if context.invoked_subcommand is not None:
+        return
     with answering(as_json=as_json) as output:
-        if not local:
-            raise ConfigurationError("say where to prove: --local is this machine; nothing there is billed")
-        report = _check_rows(output, settings_with({}), out, row or [])
-        held = sum(each.verdict is Verdict.HOLDS for each in report.rows)
-        output.result(report, f"{held} of {len(report.rows)} rows hold: {out / 'report.html'}")
-        if held < len(report.rows):
-            raise typer.Exit(ExitCode.FAILED)
+        if local:
+            report = _on_this_machine(output, out, row or [])
+        else:
+            report = _on_modal(output, out, row or [], starts=starts, budget_usd=budget_usd, url=url)
+        _end(output, report, out)
 
 
-def _check_rows(output: Output, settings: Settings, out: Path, asked: list[str]) -> ProofReport:
+@app_of_prove.command("bill")
+def bill(
+    out: Annotated[Path, typer.Argument(help="The folder of a run's report.")] = FOLDER,
+    url: Annotated[str | None, typer.Option(help="As it was given to prove.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare Modal's bill of a run's hours with its receipts, when the last hour is complete."""
+    with answering(as_json=as_json) as output:
+        _require_client()
+        from anime_studio.on_modal.settings import ModalSettings
+        from anime_studio.prove.account import Account
+        from anime_studio.prove.memory import MemoryFile
+        from anime_studio.prove.modal_rows import BILL, wanted_report
+        from anime_studio.prove.money_rows import bill as compare
+        from anime_studio.prove.rows import Proof, Purse, Row
+
+        settings, account = ModalSettings.read(), Account()
+        proof = Proof(wanted_report(settings, url or account.web_url()), out)
+        if not proof.resumed:
+            raise ConfigurationError(
+                f"{out} has no report of this deployment and these settings; first run: anime-studio prove"
+            )
+        memory, spent_usd = MemoryFile(out, resumed=True).memory, proof.report.spent_usd
+        now = datetime.now(UTC)
+        row = Row(BILL, lambda: compare(account, memory, settings.machine, spent_usd, now))
+        report = proof.check([row], [BILL], Purse(0, spent_usd, lambda _: None), output.info)
+        _end(output, report, out)
+
+
+def _on_this_machine(output: Output, out: Path, asked: list[str]) -> ProofReport:
     try:
         from anime_studio.prove.engine_rows import ENGINE_ROWS, EngineRows
-        from anime_studio.prove.page import render_page
+        from anime_studio.prove.rows import Proof, Purse, Row, require_names
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"prove --local needs {error.name}; install it with: {install_command('engine')}"
         ) from None
-    if unknown := set(asked) - set(ENGINE_ROWS):
-        raise ConfigurationError(f"no row {', '.join(sorted(unknown))}; there are: {', '.join(ENGINE_ROWS)}")
-    out.mkdir(parents=True, exist_ok=True)
-    report = ProofReport(version=__version__, recipe=settings.recipe, device=settings.device)
-    done = {each.name: each for each in _earlier(out, report)}
-    rows = EngineRows(settings, out)
-    for name in ENGINE_ROWS:
-        if name in asked or (not asked and (name not in done or done[name].verdict is Verdict.NOT_CHECKED)):
-            output.info(f"checking {name}; it costs nothing but time")
-            verdict, detail = rows.check(name)
-            done[name] = ProofRow(
-                name=name,
-                verdict=verdict,
-                detail=detail,
-                picture=rows.picture(name),
-                checked_at=datetime.now(UTC),
-            )
-            report = report.model_copy(update={"rows": tuple(done[n] for n in ENGINE_ROWS if n in done)})
-            _write(out / "report.json", report.model_dump_json(indent=2))
-        if name in done:
-            output.info(f"{done[name].verdict.value:<11}  {name:<9} {done[name].detail}")
-    report = report.model_copy(update={"rows": tuple(done[n] for n in ENGINE_ROWS if n in done)})
-    _write(out / "report.html", render_page(report, out))
-    return report
+    require_names(asked, ENGINE_ROWS)
+    settings = settings_with({})
+    wanted = ProofReport(
+        version=__version__,
+        recipe=settings.recipe,
+        device=settings.device,
+        settings={"decoder": settings.decoder.value, "accelerate": str(settings.accelerate).lower()},
+    )
+    checks = EngineRows(settings, out)
+    rows = [Row(name, lambda name=name: checks.check(name)) for name in ENGINE_ROWS]  # type: ignore[misc]
+    return Proof(wanted, out).check(rows, asked, Purse(0, 0, lambda _: None), output.info)
 
 
-def _earlier(out: Path, wanted: ProofReport) -> tuple[ProofRow, ...]:
-    """Return the rows of an earlier run of the same program, recipe and device; else none."""
-    try:
-        found = ProofReport.model_validate_json((out / "report.json").read_bytes())
-    except FileNotFoundError:
-        return ()
-    except ValidationError:
-        raise ConfigurationError(
-            f"{out / 'report.json'} is no report of prove; name another folder with --out"
-        ) from None
-    return found.rows if found.model_copy(update={"rows": ()}) == wanted else ()
+def _on_modal(
+    output: Output, out: Path, asked: list[str], *, starts: int, budget_usd: float, url: str | None
+) -> ProofReport:
+    _require_client()
+    from anime_studio.on_modal.settings import ModalSettings
+    from anime_studio.prove.account import Account
+    from anime_studio.prove.memory import MemoryFile
+    from anime_studio.prove.modal_rows import ModalRows, wanted_report
+    from anime_studio.prove.rows import Proof, Purse, require_names
+
+    settings, account = ModalSettings.read(), Account()
+    url = url.rstrip("/") if url else account.web_url()
+    proof = Proof(wanted_report(settings, url), out)
+    purse = Purse(budget_usd, proof.report.spent_usd, lambda usd: proof.keep(spent_usd=usd))
+    kept = MemoryFile(out, resumed=proof.resumed)
+    with ModalRows(settings, account, url, out, kept, purse, output.info, starts=starts) as all_rows:
+        rows = all_rows.rows()
+        require_names(asked, rows)
+        proof.keep(expected_usd=round(all_rows.expected_usd, 4))
+        output.info(
+            f"{url}: all rows should cost about ${all_rows.expected_usd:.2f} (projected), ${purse.spent_usd:.2f} are "
+            f"spent, and nothing begins that should pass ${budget_usd:.2f}"
+        )
+        return proof.check(rows, asked, purse, output.info)
 
 
-def _write(file: Path, text: str) -> None:
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    fsync(partial)
-    partial.replace(file)
+def _end(output: Output, report: ProofReport, out: Path) -> None:
+    from anime_studio.prove.page import in_words
+    from anime_studio.prove.rows import PAGE
+
+    spent = f", ${report.spent_usd:.2f} counted" if report.spent_usd else ""
+    output.result(report, f"{in_words(report)}{spent}: {out / PAGE}")
+    if any(row.verdict is not Verdict.HOLDS for row in report.rows):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _require_client() -> None:
+    from anime_studio.cli.modal import require_client
+
+    require_client()

@@ -405,7 +405,7 @@ class Studio:
 
 _SAME_IN_BOTH = {
     "job_id", "request_id", "state", "stage", "version", "timings", "start_kind", "cost", "error", "notes", "requested_by",
-    "paths", "created_at", "started_at", "finished_at",
+    "paths", "created_at", "started_at", "finished_at", "attempts",
 }  # fmt: skip
 
 

@@ -117,6 +117,10 @@ class GpuWorker:
         self.start_kind = StartKind.COLD
         self.start_s = 0.0
         """Seconds that made the container ready; billed to its first job."""
+        self.started: tuple[StartKind, float] = (StartKind.COLD, 0.0)
+        """Kind and seconds of the start, for `prove`; no job takes them."""
+        self.used = False
+        """Whether a call came before; `prove` wants those that waited for a start."""
         self._text = text
         self._kernels = kernels
         self._making_snapshot = False
@@ -167,6 +171,7 @@ class GpuWorker:
 
             reseed()
         self.start_s += time.monotonic() - begun
+        self.started = (self.start_kind, self.start_s)
         self._fresh_until = time.monotonic() + _FRESH_S
         if self._kernels is not None:
             self._kernels.keep(replace=not restored)
@@ -241,6 +246,7 @@ class GpuWorker:
         return runner.run(record, worker_store, clips, start_kind=start_kind, start_s=start_s)
 
     def _ready(self) -> JobRunner:
+        self.used = True
         self._follow_weights()
         if self._runner is None:
             raise self.error or EngineError("the container was not made ready; see its log")

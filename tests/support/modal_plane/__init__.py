@@ -25,9 +25,10 @@ Where each behaviour comes from (files of the client, `modal/…`; guide pages a
 - calls: `_functions.py` (`_Invocation`, `_FunctionCall`), retries guide -> `calls.py`, `call_rpcs.py`
 - containers: `_container_entrypoint.py`, `_runtime/container_io_manager.py`, `_runtime/task_lifecycle_manager.py`
   -> `launch.py`, `containers.py`, `container_rpcs.py`; web: `_runtime/asgi.py` -> `web.py`
+- prices, bill, records of containers: `_workspace.py`, `cli/container.py`, `_functions.py` -> `account.py`
 
 Faults on order: `preempt` (kill, or interrupt with grace), `fail_next` (any RPC), `lose`, `expire`,
-`background_commit`.
+`background_commit`, `containers.crash_restores`, `account.has_reports`.
 
 Not emulated:
 
@@ -41,8 +42,8 @@ Not emulated:
   size, rate, backlog or payload limits; Dict entries do not expire.
 - Web: no WebSockets, no proxy auth, no web methods on classes, one loopback port per function instead of a label, no
   redirect after 150 s.
-- Retry policies, a start without a snapshot after a restore that crashed, class parameters, `with_options`, `map`,
-  Queues, Sandboxes, NetworkFileSystems, bucket mounts, Servers, billing, metrics. An RPC that is missing says so.
+- Retry policies, class parameters, `with_options`, `map`, Queues, Sandboxes, NetworkFileSystems, bucket mounts, Servers,
+  metrics. An RPC that is missing says so.
 """
 
 from .containers import Container

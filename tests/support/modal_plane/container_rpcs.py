@@ -44,6 +44,8 @@ class ContainerRpcs:
         # One process is both the container that is snapshotted and the one that is restored: a new task id, a new
         # connection, changed variables. Memory is not copied.
         container = self._containers.get(caller.task_id)
+        if not self._containers.checkpointed(container):
+            return Empty()
         container.restored_as = self._ids.new("ta")
         state = {
             "task_id": container.restored_as,
@@ -58,8 +60,12 @@ class ContainerRpcs:
     async def ContainerStop(  # noqa: N802
         self, request: api_pb2.ContainerStopRequest, caller: Caller
     ) -> api_pb2.ContainerStopResponse:
-        """Give the container no more inputs; it ends when it asks for the next (`stop_fetching_inputs`)."""
-        self._containers.get(request.task_id).draining = True
+        """Graceful (`stop_fetching_inputs`): no more inputs, it ends when it asks for the next. Else an interrupt, now."""
+        container = self._containers.get(request.task_id)
+        if not request.graceful:
+            self._containers.stop_soon(container)
+            return api_pb2.ContainerStopResponse()
+        container.draining = True
         await self._calls.notify()
         return api_pb2.ContainerStopResponse()
 

@@ -29,6 +29,7 @@ from .mounted import MountedVolume
 from .rpc import fault
 
 LOG_TAIL_CHARS = 4000
+STOP_GRACE_S = 30.0  # for exit hooks
 DEFAULT_MAX_CONTAINERS = 2  # for functions that set no limit; keeps a test machine alive
 
 
@@ -48,6 +49,11 @@ class Container:
     asked_for_input: bool = False
     start_failure: api_pb2.GenericResult | None = None
     to_cancel: list[str] = field(default_factory=list)
+    behavior: "api_pb2.TaskSnapshotBehavior.ValueType" = api_pb2.TASK_SNAPSHOT_BEHAVIOR_NONE
+    asked_at: float = 0.0
+    began_at: float = field(default_factory=time.time)
+    ended_at: float = 0.0
+    crashed: bool = False
 
     @property
     def pid(self) -> int:
@@ -79,6 +85,10 @@ class Containers:
         self.all: dict[str, Container] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting: Counter[str] = Counter()
+        self.crash_restores = 0
+        """So many of the next restores end by a segmentation fault; the start after each uses no snapshot."""
+        self._snapshots: set[str] = set()
+        self._without_snapshot: set[str] = set()
         self.home = Path()
         calls.on_pending = self._scale_up
         apps.on_app_stopped = self._stop_app
@@ -102,16 +112,25 @@ class Containers:
 
     async def start(self, function_id: str) -> Container:
         """Start one container of a function."""
-        function = self._apps.functions[function_id]
+        function, asked_at = self._apps.functions[function_id], time.time()
         task_id = self._ids.new("ta")
         home = self.home / task_id
         wants_snapshot = self._launcher.settings.snapshots and function.definition.is_checkpointing_function
+        if function_id in self._without_snapshot:
+            wants_snapshot = False
+            self._without_snapshot.discard(function_id)
         checkpoint = self._ids.new("ch") if wants_snapshot else ""
         prepared = await asyncio.to_thread(
             self._launcher.prepare, function, task_id, home, checkpoint_id=checkpoint
         )
         process = _spawn(prepared.command, home / "log.txt")
         container = Container(task_id, function, home, prepared.volumes, process, prepared.missing_packages)
+        container.asked_at = asked_at
+        if wants_snapshot:
+            made = function_id in self._snapshots
+            container.behavior = (
+                api_pb2.TASK_SNAPSHOT_BEHAVIOR_RESTORE if made else api_pb2.TASK_SNAPSHOT_BEHAVIOR_SNAPSHOT
+            )
         self.all[task_id] = container
         self._background(self._watch(container))
         return container
@@ -121,7 +140,8 @@ class Containers:
             self._enforce_startup_timeout(container)
             await self._enforce_timeout(container)
             await asyncio.sleep(0.05)
-        if not container.asked_for_input and not container.draining:
+        container.ended_at = time.time()
+        if not container.asked_for_input and not container.draining and not container.crashed:
             await self._report_failed_start(container)
         await self._calls.give_back(container.names)
         self._scale_up(container.function.function_id)
@@ -176,6 +196,23 @@ class Containers:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def checkpointed(self, container: Container) -> bool:
+        """Note a container's snapshot; return False if its restore crashes, as ordered."""
+        function_id = container.function.function_id
+        self._snapshots.add(function_id)
+        restores = container.behavior == api_pb2.TASK_SNAPSHOT_BEHAVIOR_RESTORE
+        if not restores or not self.crash_restores:
+            return True
+        self.crash_restores -= 1
+        container.crashed = True
+        self._without_snapshot.add(function_id)
+        os.killpg(container.pid, signal.SIGSEGV)
+        return False
+
+    def stop_soon(self, container: Container) -> None:
+        """`modal container stop`: an interrupt; running inputs are rescheduled."""
+        self._background(self.interrupt(container, STOP_GRACE_S))
 
     def kill(self, container: Container) -> None:
         """End the process at once."""

@@ -19,6 +19,7 @@ from grpclib.server import Server
 from modal._utils.grpc_utils import custom_detail_codec
 from modal_proto import api_pb2
 
+from .account import Account
 from .apps import Apps
 from .blobs import BlobStore
 from .call_rpcs import CallRpcs
@@ -43,7 +44,7 @@ WAIT_S = 100.0  # less than pytest's own timeout, so that a failure shows the co
 
 
 class ControlPlane:
-    """Use as a context manager. Attributes `secrets`, `volumes`, `dicts`, `calls` are the live stores."""
+    """Use as a context manager. Attributes `secrets`, `volumes`, `dicts`, `calls`, `account` are the live stores."""
 
     def __init__(self) -> None:
         ids = Ids()
@@ -78,6 +79,7 @@ class ControlPlane:
     async def _start(self) -> None:
         self.calls = Calls(self._ids)
         self.containers = Containers(self._ids, self._apps, self.calls, self._launcher)
+        self.account = Account(self.containers)
         self._web = WebGateway(self.calls, self.blobs)
         self._apps.open_web_url = self._web.open
         self.blobs.base_url = await self._web.serve(self.blobs.http_app())
@@ -92,6 +94,7 @@ class ControlPlane:
             CallRpcs(self._apps, self.calls, self.containers),
             ContainerRpcs(self._ids, self.calls, self.containers),
             Logs(self._apps, self.containers),
+            self.account,
         ]
         servicer = build_servicer(services, self.traffic)
         self._server = Server([servicer], status_details_codec=custom_detail_codec)
