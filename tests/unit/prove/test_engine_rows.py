@@ -1,14 +1,18 @@
 """The rows that need no Modal, with random weights and one fault each."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 
+from anime_studio.engine.acceleration import Acceleration, Attention
 from anime_studio.engine.startup import start_engine
+from anime_studio.prove.container import setup_command
 from anime_studio.prove.engine_rows import EngineRows
 from anime_studio.prove.page import render_page
 from anime_studio.prove.pictures import psnr_db, ssim
+from anime_studio.prove.rows import Found
 from anime_studio.settings import Settings
 from common.prove import ProofReport, ProofRow, Verdict
 from support.engine import checkpoint_in, flip
@@ -30,27 +34,48 @@ def start_with_a_wrong_fast_path(*arguments, accelerate, **options):
 
 def test_two_starts_that_draw_the_same_pixels_hold(settings, tmp_path):
     rows = EngineRows(settings, tmp_path)
-    assert rows.check("fast") == (Verdict.HOLDS, "as started against plain: the same pixels")
+    assert rows.check("fast") == Found(
+        Verdict.HOLDS, "as started against plain: the same pixels", picture="fast.png"
+    )
     assert (tmp_path / "fast.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_fast_path_that_draws_other_pixels_falls_short(settings, tmp_path):
-    verdict, detail = EngineRows(settings, tmp_path, start=start_with_a_wrong_fast_path).check("fast")
-    assert verdict is Verdict.FALLS_SHORT
-    assert "PSNR" in detail
+    found = EngineRows(settings, tmp_path, start=start_with_a_wrong_fast_path).check("fast")
+    assert found.verdict is Verdict.FALLS_SHORT
+    assert "PSNR" in found.detail
+
+
+def test_8_bit_attention_is_compared_with_bf16_where_a_start_takes_it(settings, tmp_path):
+    asked = []
+
+    def start(recipe, *arguments, **options):
+        asked.append((recipe.trained_with_8bit_attention, options["accelerate"]))
+        engine = start_engine(recipe, *arguments, **options)
+        if recipe.trained_with_8bit_attention and options["accelerate"]:
+            engine.acceleration = Acceleration(attention=Attention.INT8)
+        return engine
+
+    rows = EngineRows(settings, tmp_path, start=start)
+    rows.recipe = replace(rows.recipe, trained_with_8bit_attention=True)
+    found = rows.check("fast")
+    assert "as started against with bf16 attention: the same pixels" in found.detail
+    assert asked == [(True, True), (False, True), (True, False)]
 
 
 def test_an_altered_weight_falls_short(settings, tmp_path, tiny_checkpoint):
     flip(next((tmp_path / "models").rglob("transformer/*.safetensors")))
-    verdict, detail = EngineRows(settings, tmp_path).check("weights")
-    assert verdict is Verdict.FALLS_SHORT
-    assert "transformer" in detail
+    found = EngineRows(settings, tmp_path).check("weights")
+    assert found.verdict is Verdict.FALLS_SHORT
+    assert "transformer" in found.detail
 
 
 def test_a_decoder_that_is_not_here_is_not_checked(settings, tmp_path):
-    verdict, detail = EngineRows(settings, tmp_path).check("decoders")
-    assert verdict is Verdict.NOT_CHECKED
-    assert "weights fetch" in detail
+    found = EngineRows(settings, tmp_path).check("decoders")
+    assert found.verdict is Verdict.NOT_CHECKED
+    assert "weights fetch" in found.detail
+    on_modal = EngineRows(settings, tmp_path, setup=setup_command).check("decoders")
+    assert "modal_app::setup --recipe tiny-random --decoder light" in on_modal.detail
 
 
 @pytest.mark.parametrize(
@@ -60,7 +85,7 @@ def test_another_version_than_pinned_is_told(settings, tmp_path, pinned, verdict
     constraints = tmp_path / "constraints.txt"
     if pinned:
         constraints.write_text(pinned)
-    assert EngineRows(settings, tmp_path, constraints=constraints).check("versions")[0] is verdict
+    assert EngineRows(settings, tmp_path, constraints=constraints).check("versions").verdict is verdict
 
 
 def test_nearness_is_exact_for_known_pixels():
