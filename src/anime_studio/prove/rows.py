@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 from pydantic import ValidationError
 
 from anime_studio.checkpoints.atomic_folder import fsync
-from anime_studio.core.errors import ConfigurationError
+from anime_studio.client import StudioError, UnreachableError
+from anime_studio.core.errors import AnimeStudioError, ConfigurationError
 from anime_studio.prove.page import render_page
 from common.prove import ProofReport, ProofRow, Verdict
 
@@ -150,9 +152,18 @@ class Proof:
 
 
 def checked(check: Callable[[], Found]) -> Found:
-    """Return what *check* found; an error that it did not expect is a row that falls short, in the error's own words."""
+    """Return what *check* found; an error that it did not expect is a row that falls short, in the error's own words.
+
+    Where the network failed, nothing was seen: the row was not checked.
+    """
     try:
         return check()
+    except (UnreachableError, httpx.TransportError) as error:
+        return Found(Verdict.NOT_CHECKED, f"no answer came: {error}")
+    except AnimeStudioError as error:
+        return Found(Verdict.FALLS_SHORT, error.detail)
+    except StudioError as error:
+        return Found(Verdict.FALLS_SHORT, error.problem.detail)
     except Exception as error:  # noqa: BLE001  one row's fault does not end the others
         return Found(Verdict.FALLS_SHORT, f"it ended by {type(error).__name__}: {error}")
 

@@ -1,5 +1,6 @@
 """Rows one after another: resumed, within a budget, and with errors that nobody expected."""
 
+import httpx
 import pytest
 
 from anime_studio.core.errors import ConfigurationError
@@ -18,6 +19,10 @@ def breaking() -> Found:
     raise RuntimeError("the card went away")
 
 
+def unanswered() -> Found:
+    raise httpx.ConnectError("refused")
+
+
 def a_purse(budget_usd: float = 0.0, spent_usd: float = 0.0) -> Purse:
     return Purse(budget_usd, spent_usd, lambda _: None)
 
@@ -29,6 +34,11 @@ def test_an_error_of_one_row_does_not_end_the_others(tmp_path):
     assert report.rows[0].detail == "it ended by RuntimeError: the card went away"
     assert in_words(report) == "1 row holds, 1 falls short"
     assert "<td>&lt;2&gt;</td>" in (tmp_path / "report.html").read_text()
+
+
+def test_a_row_that_the_network_kept_from_looking_was_not_checked(tmp_path):
+    report = Proof(WANTED, tmp_path).check([Row("one", unanswered)], [], a_purse(), print)
+    assert (report.rows[0].verdict, report.rows[0].detail) == (Verdict.NOT_CHECKED, "no answer came: refused")
 
 
 def test_rows_that_were_checked_are_not_checked_again(tmp_path):
