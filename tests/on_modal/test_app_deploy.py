@@ -59,15 +59,23 @@ def requirements_of(extra: str) -> set[str]:
 
 
 def test_the_app_has_what_the_design_names(app: DeployedApp):
-    assert app.classes == ["Generator", "TextEncoder"]
-    assert sorted(app.functions) == ["Generator.*", "TextEncoder.*", "clean", "setup", "use", "web"]
+    assert app.classes == ["Generator", "Prover", "TextEncoder"]
+    assert sorted(app.functions) == [
+        "Generator.*",
+        "Prover.*",
+        "TextEncoder.*",
+        "clean",
+        "setup",
+        "use",
+        "web",
+    ]
     assert app.tags == {"project": "anime-studio", "recipe": "wan-50step", "gpu": "L40S"}
 
 
 def test_the_generator_is_deployed_with_the_settings_of_the_shell(app: DeployedApp):
     generator = app.function("Generator")
     definition, scaler = generator.definition, generator.autoscaler
-    assert sorted(definition.method_definitions) == ["generate", "render", "warm"]
+    assert sorted(definition.method_definitions) == ["generate", "render", "report", "warm"]
     assert generator.gpus == ["L40S"]
     assert (definition.resources.milli_cpu, definition.resources.memory_mb) == (3500, 20 * 1024)
     assert definition.checkpointing_enabled and definition.is_checkpointing_function
@@ -82,6 +90,18 @@ def test_the_generator_is_deployed_with_the_settings_of_the_shell(app: DeployedA
         "/outputs": VolumeMount("anime-outputs", read_only=False, sub_path=""),
     }
     assert generator.secrets == [], "a container that signs nothing holds no keys"
+
+
+def test_the_prover_has_the_generators_card_and_image_and_no_snapshot(app: DeployedApp):
+    prover, generator = app.function("Prover"), app.function("Generator")
+    definition = prover.definition
+    assert sorted(definition.method_definitions) == ["check", "plain_start"]
+    assert prover.gpus == generator.gpus
+    assert definition.image_id == generator.definition.image_id
+    assert definition.resources == generator.definition.resources
+    assert not definition.is_checkpointing_function
+    assert prover.autoscaler.max_containers == 1 and prover.autoscaler.min_containers == 0
+    assert prover.volumes == {"/models": VolumeMount("anime-models", read_only=True, sub_path="")}
 
 
 def test_the_text_encoder_is_a_cpu_container_with_a_snapshot_of_its_own(app: DeployedApp):

@@ -244,7 +244,9 @@ def test_setup_runs_on_modal_and_says_what_is_complete(plane: ControlPlane):
 
 
 IMPORTS = {
-    "Generator": "on_modal.gpu_worker on_modal.remote_text on_modal.worker_store on_modal.clips engine.engine",
+    "Generator": "on_modal.gpu_worker on_modal.remote_text on_modal.worker_store on_modal.clips prove.container "
+    "engine.engine",
+    "Prover": "prove.container prove.engine_rows",
     "TextEncoder": "on_modal.text_worker engine.startup",
     "setup": "checkpoints.store checkpoints.prepared engine.loading.prepare",
     "web": "",
@@ -260,7 +262,7 @@ def test_a_container_holds_every_module_it_imports(plane: ControlPlane, name: st
     done = plane.python(function, "-c", check)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [
-        str(name in ("Generator", "TextEncoder", "setup")),
+        str(name in ("Generator", "Prover", "TextEncoder", "setup")),
         str(name in ("web", "clean")),
     ]
     assert [
@@ -382,7 +384,7 @@ def test_the_command_line_makes_the_secret_and_deploys(control_plane: ControlPla
     assert "modal deploy -m anime_studio.modal_app" in studio("deploy", "--dry-run").stderr
     deployed = studio("deploy")
     assert deployed.returncode == 0, deployed.stderr
-    assert control_plane.app("anime-studio").classes == ["Generator", "TextEncoder"]
+    assert control_plane.app("anime-studio").classes == ["Generator", "Prover", "TextEncoder"]
     assert studio("keys", "new").returncode == 0
     made = studio("keys", "operator", "--json")
     assert made.returncode == 0, made.stderr

@@ -24,12 +24,12 @@ SHELL = {
     "ANIME_STUDIO_GPU": "none",
     "ANIME_STUDIO_MAX_CONTAINERS": "1",
 }
-TIMEOUT_S = 550
+TIMEOUT_S = 590
 pytestmark = [
     pytest.mark.modal,
     pytest.mark.slow,
     pytest.mark.usefixtures("private_root"),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1200),
 ]
 
 
@@ -161,15 +161,14 @@ def test_a_whole_run_holds_resumes_and_meets_its_bill(tmp_path: Path):
     demo = {"ANIME_STUDIO_RECIPE": "demo", "ANIME_STUDIO_URL_TTL_S": "60"}
     with ControlPlane() as plane:
         deployed(plane, **demo)
-        first = prove(plane, tmp_path, "--row", "prices", "--row", "first", "--starts", "3", **demo)
+        first = prove(plane, tmp_path, "--row", "prices", "--row", "first", **demo)
         assert first.returncode == 0, first.stdout + first.stderr
-        whole = prove(plane, tmp_path, "--starts", "3", **demo)
+        whole = prove(plane, tmp_path, "--starts", "2", **demo)
         rows = rows_of(whole)
         verdicts = {name: row["verdict"] for name, row in rows.items()}
         assert set(verdicts.values()) == {"holds"}, whole.stdout
         assert whole.returncode == 0
         assert rows["first"] == rows_of(first)["first"], "what held is not paid twice"
-        assert "anime-studio prove" not in rows["first"]["detail"]
         page = (tmp_path / "prove" / "report.html").read_text()
         assert "16 rows hold" in page and "data:image/png;base64," in page
 
@@ -203,6 +202,7 @@ def test_a_whole_run_holds_resumes_and_meets_its_bill(tmp_path: Path):
         done = prove(plane, tmp_path, "bill", **demo)
         assert done.returncode == 0, done.stdout
         assert [line[0] for line in rows_of(done)["bill"]["table"]] == ["resource", "CPU", "Memory"]
+        assert list(rows_of(done)) == [*rows, "bill"]
         plane.account.bill[0].cost_by_resource["CPU"] = "0.000001"
         short = rows_of(prove(plane, tmp_path, "bill", **demo))["bill"]
         assert short["verdict"] == "falls short" and "above the bill for CPU" in short["detail"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -59,25 +58,7 @@ def bill(
 ) -> None:
     """Compare Modal's bill of a run's hours with its receipts, when the last hour is complete."""
     with answering(as_json=as_json) as output:
-        _require_client()
-        from anime_studio.on_modal.settings import ModalSettings
-        from anime_studio.prove.account import Account
-        from anime_studio.prove.memory import MemoryFile
-        from anime_studio.prove.modal_rows import BILL, wanted_report
-        from anime_studio.prove.money_rows import bill as compare
-        from anime_studio.prove.rows import Proof, Purse, Row
-
-        settings, account = ModalSettings.read(), Account()
-        proof = Proof(wanted_report(settings, url or account.web_url()), out)
-        if not proof.resumed:
-            raise ConfigurationError(
-                f"{out} has no report of this deployment and these settings; first run: anime-studio prove"
-            )
-        memory, spent_usd = MemoryFile(out, resumed=True).memory, proof.report.spent_usd
-        now = datetime.now(UTC)
-        row = Row(BILL, lambda: compare(account, memory, settings.machine, spent_usd, now))
-        report = proof.check([row], [BILL], Purse(0, spent_usd, lambda _: None), output.info)
-        _end(output, report, out)
+        _end(output, _on_modal(output, out, ["bill"], url=url), out)
 
 
 def _on_this_machine(output: Output, out: Path, asked: list[str]) -> ProofReport:
@@ -102,28 +83,33 @@ def _on_this_machine(output: Output, out: Path, asked: list[str]) -> ProofReport
 
 
 def _on_modal(
-    output: Output, out: Path, asked: list[str], *, starts: int, budget_usd: float, url: str | None
+    output: Output, out: Path, asked: list[str], *, url: str | None, starts: int = 0, budget_usd: float = 0.0
 ) -> ProofReport:
     _require_client()
     from anime_studio.on_modal.settings import ModalSettings
     from anime_studio.prove.account import Account
     from anime_studio.prove.memory import MemoryFile
-    from anime_studio.prove.modal_rows import ModalRows, wanted_report
+    from anime_studio.prove.modal_rows import BILL, ModalRows, wanted_report
     from anime_studio.prove.rows import Proof, Purse, require_names
 
     settings, account = ModalSettings.read(), Account()
     url = url.rstrip("/") if url else account.web_url()
     proof = Proof(wanted_report(settings, url), out)
+    if BILL in asked and not proof.resumed:
+        raise ConfigurationError(
+            f"{out} has no report of this deployment and these settings; first run: anime-studio prove"
+        )
     purse = Purse(budget_usd, proof.report.spent_usd, lambda usd: proof.keep(spent_usd=usd))
     kept = MemoryFile(out, resumed=proof.resumed)
     with ModalRows(settings, account, url, out, kept, purse, output.info, starts=starts) as all_rows:
         rows = all_rows.rows()
         require_names(asked, rows)
-        proof.keep(expected_usd=round(all_rows.expected_usd, 4))
-        output.info(
-            f"{url}: all rows should cost about ${all_rows.expected_usd:.2f} (projected), ${purse.spent_usd:.2f} are "
-            f"spent, and nothing begins that should pass ${budget_usd:.2f}"
-        )
+        if asked != [BILL]:
+            proof.keep(expected_usd=round(all_rows.expected_usd, 4))
+            output.info(
+                f"{url}: all rows should cost about ${all_rows.expected_usd:.2f} (projected), "
+                f"${purse.spent_usd:.2f} are spent, and nothing begins that should pass ${budget_usd:.2f}"
+            )
         return proof.check(rows, asked, purse, output.info)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Final, Self
@@ -20,12 +21,12 @@ from anime_studio.prove.account import Account
 from anime_studio.prove.container_rows import ContainerRows
 from anime_studio.prove.http_rows import HttpRows
 from anime_studio.prove.memory import MemoryFile
-from anime_studio.prove.money_rows import prices
+from anime_studio.prove.money_rows import bill, prices
 from anime_studio.prove.rows import Found, Purse, Row, Say
 from common.prove import Place, ProofReport
 
 BILL: Final = "bill"
-"""The one row that is not among `ModalRows`: it is checked when the hour is over."""
+"""Checked when its hour is over, and only when it is asked for."""
 _UNKNOWN_CLIP_S: Final = 5.0
 """For a machine without a data sheet; our own tiny checkpoints take less."""
 _SLOWDOWN_WITHOUT_FAST_PATHS: Final = 3.0
@@ -73,7 +74,7 @@ class ModalRows(AbstractContextManager["ModalRows"]):
     ) -> None:
         self._settings, self._account, self._url = settings, account, url
         self._containers = ContainerRows(settings, account, folder, kept, purse, say)
-        self._kept, self._say, self._starts = kept, say, starts
+        self._kept, self._purse, self._say, self._starts = kept, purse, say, starts
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
@@ -103,6 +104,7 @@ class ModalRows(AbstractContextManager["ModalRows"]):
             self._paid("decoders", partial(on_card, "decoders"), self._decoders_s + tail_s),
             Row("spend", self._on_http(HttpRows.spend)),
             Row("expired", self._on_http(HttpRows.expired)),
+            Row(BILL, self._bill, only_when_asked=True),
         ]
 
     @property
@@ -121,6 +123,10 @@ class ModalRows(AbstractContextManager["ModalRows"]):
 
     def _force_starts(self) -> Found:
         return self._containers.starts(self._starts)
+
+    def _bill(self) -> Found:
+        memory, spent_usd = self._kept.memory, self._purse.spent_usd
+        return bill(self._account, memory, self._settings.machine, spent_usd, datetime.now(UTC))
 
     def _paid(self, name: str, check: Callable[[], Found], expected_s: float) -> Row:
         settings = self._settings

@@ -48,6 +48,7 @@ class Row:
         expected_s: Seconds for which it should hold paid containers.
         usd_per_s: What a second of it costs; 0 where nothing is billed.
         counts_itself: It spends from the purse by itself, as a long row does that may be stopped in its middle.
+        only_when_asked: Not among the rows that are checked when none is asked for by name.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Row:
     expected_s: float = 0.0
     usd_per_s: float = 0.0
     counts_itself: bool = False
+    only_when_asked: bool = False
 
     @property
     def expected_usd(self) -> float:
@@ -105,17 +107,16 @@ class Proof:
         self.resumed = earlier is not None and _subject(earlier) == _subject(wanted)
         self.report = wanted
         if earlier is not None and self.resumed:
-            self.report = wanted.model_copy(update={"rows": earlier.rows, "spent_usd": earlier.spent_usd})
+            self.report = earlier
 
     def check(self, rows: Sequence[Row], asked: Sequence[str], purse: Purse, say: Say) -> ProofReport:
         """Check the rows that are *asked* for; without any, those that were not yet checked."""
         done = {row.name: row for row in self.report.rows}
-        order = [*(row.name for row in rows), *(name for name in done if name not in {r.name for r in rows})]
         for row in rows:
             open_yet = row.name not in done or done[row.name].verdict is Verdict.NOT_CHECKED
-            if row.name in asked or (not asked and open_yet):
+            if row.name in asked or (not asked and open_yet and not row.only_when_asked):
                 done[row.name] = self._look(row, purse, say)
-                self.keep(rows=tuple(done[name] for name in order if name in done))
+                self.keep(rows=tuple(done[each.name] for each in rows if each.name in done))
             if row.name in done:
                 say(f"{done[row.name].verdict.value:<11}  {row.name:<11} {done[row.name].detail}")
         self.keep()

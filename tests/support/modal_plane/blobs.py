@@ -1,6 +1,6 @@
 """Content store: bytes by sha256, plus the HTTP side that the client uploads to and downloads from.
 
-Semantics: `modal/_utils/blob_utils.py` (BlobCreate, then PUT whose ETag is the MD5 of the content) and
+Semantics: `modal/_utils/blob_utils.py` (BlobCreate, then PUT whose ETag is the MD5 of the content; BlobGet, then GET) and
 `modal/volume.py` (block GET).
 """
 
@@ -60,10 +60,17 @@ class BlobStore:
             upload_urls=api_pb2.UploadUrlList(items=[f"{self.base_url}/blob/{blob_id}"]),
         )
 
+    async def BlobGet(  # noqa: N802
+        self, request: api_pb2.BlobGetRequest, caller: Caller
+    ) -> api_pb2.BlobGetResponse:
+        self.blob(request.blob_id)
+        return api_pb2.BlobGetResponse(download_url=f"{self.base_url}/blob/{request.blob_id}")
+
     def http_app(self) -> web.Application:
         """The HTTP routes behind the URLs above."""
         app = web.Application(client_max_size=1 << 32)
         app.router.add_put("/blob/{blob_id}", self._put_blob)
+        app.router.add_get("/blob/{blob_id}", self._get_blob)
         app.router.add_get("/content/{sha256}", self._get_content)
         return app
 
@@ -77,6 +84,10 @@ class BlobStore:
             )
         self._blobs[request.match_info["blob_id"]] = data
         return web.Response(headers={"ETag": f'"{md5.hexdigest()}"'})
+
+    async def _get_blob(self, request: web.Request) -> web.Response:
+        data = self._blobs.get(request.match_info["blob_id"])
+        return web.Response(status=404) if data is None else web.Response(body=data)
 
     async def _get_content(self, request: web.Request) -> web.Response:
         digest = request.match_info["sha256"]

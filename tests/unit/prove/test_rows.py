@@ -79,6 +79,18 @@ def test_what_a_row_spent_counts_also_when_it_is_checked_twice(tmp_path):
     assert report.rows[0].usd == 1.5
 
 
+def test_a_row_that_must_be_asked_for_is_last_and_left_out_of_a_whole_run(tmp_path):
+    rows = [Row("one", holding), Row("two", holding), Row("bill", holding, only_when_asked=True)]
+    assert [row.name for row in Proof(WANTED, tmp_path).check(rows, [], a_purse(), print).rows] == [
+        "one",
+        "two",
+    ]
+    asked = Proof(WANTED, tmp_path).check(rows, ["bill"], a_purse(), print)
+    assert [row.name for row in asked.rows] == ["one", "two", "bill"]
+    whole = Proof(WANTED, tmp_path).check(rows, [], a_purse(), print)
+    assert whole.rows == asked.rows
+
+
 def test_a_file_that_is_no_report_is_left_alone(tmp_path):
     (tmp_path / "report.json").write_text("[]")
     with pytest.raises(ConfigurationError, match="no report of prove"):
