@@ -105,7 +105,9 @@ class ContainerRows:
         return Found(Verdict(answer["verdict"]), answer["detail"], picture=picture)
 
     def starts(self, wanted: int) -> Found:
-        """Force *wanted* starts, one after another, and say which snapshot suits."""
+        """Force *wanted* starts, one after another, and say which snapshot suits; all anew if there are so many already."""
+        if len(self._kept.memory.starts) >= wanted:
+            self._kept.keep(starts=(), crashes=0)
         round_trip_s = self._round_trip_s()
         while len(self._kept.memory.starts) < wanted:
             memory = self._kept.memory

@@ -16,7 +16,7 @@ from anime_studio.prove.account import Account
 from anime_studio.prove.memory import MemoryFile
 from anime_studio.prove.rows import Found, Say
 from common.prove import Verdict
-from common.schemas import Clip, Job, JobState
+from common.schemas import Clip, Job, JobState, StartKind
 
 PROMPT: Final = "a small cat sits on a roof at sunset"
 SOURCE: Final = "prove"
@@ -54,7 +54,6 @@ class HttpRows:
 
     def first(self) -> Found:
         """Ask for the first clip of a fresh deployment, with one request that waits."""
-        begun_with = self._studio.show_status(window_s=7 * 24 * 3600)
         body = {"prompt": PROMPT, "seed": 7, "source": SOURCE}
         begun = time.monotonic()
         answer = self._http.post(f"{self._url}/generate", json=body, timeout=ANSWER_WITHIN_S + 60)
@@ -75,11 +74,11 @@ class HttpRows:
                 f"must ask again ({_start_of(job)})",
             )
         detail = f"answered with the clip after {waited_s:.1f} s ({_start_of(job)})"
-        if begun_with.finished:
+        if not self._was_fresh(job):
             return Found(
                 Verdict.NOT_CHECKED,
-                f"{detail}, but {begun_with.finished} jobs came before it in this week; deploy with another "
-                "ANIME_STUDIO_RELEASE, let the containers stop, and run: anime-studio prove --row first",
+                f"{detail}, but the deployment had drawn before; deploy with another ANIME_STUDIO_RELEASE, let the "
+                "containers stop, and run: anime-studio prove --row first",
             )
         return Found(Verdict.HOLDS, detail)
 
@@ -211,6 +210,15 @@ class HttpRows:
             f"/status says ${status.spend.usd:.4f}, the sum of its receipts; ${ours_usd:.4f} of it are the "
             f"{len(memory.receipts)} jobs of this run",
         )
+
+    def _was_fresh(self, job: Job) -> bool:
+        """Whether *job* waited for a start that restored no snapshot, as the first one of a deployment does."""
+        if job.start_kind is StartKind.WARM:
+            return False
+        record = self._account.record_of(self._account.report().container)
+        if record is None or not record.kind:
+            return job.start_kind is StartKind.COLD
+        return record.kind != "restore"
 
     def _one_clip(self, asked: Job, ended: Job) -> Found:
         assert ended.clip is not None
