@@ -54,6 +54,11 @@ def generator_image(settings: ModalSettings) -> modal.Image:
     return gpu_image(settings) if settings.uses_gpu else cpu_image(settings)
 
 
+def generator_constraints(settings: ModalSettings) -> Path:
+    """Return the pinned versions of `generator_image`; the file is in a clone of the project only."""
+    return _PROJECT / (_GPU_CONSTRAINTS if settings.uses_gpu else _CONSTRAINTS)
+
+
 def gpu_image(settings: ModalSettings) -> modal.Image:
     """Return the image with CUDA: torch, diffusers, PyAV, ffmpeg, our source and the demo checkpoint in it."""
     packages = [*requirements(ENGINE_EXTRA), GPU_TORCH]

@@ -9,7 +9,7 @@ import resource
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from anime_studio.checkpoints.store import Checkpoint
 from anime_studio.core.cpus import usable_cores
@@ -21,8 +21,6 @@ from anime_studio.on_modal.settings import SETUP_COMMAND, ModalSettings
 from anime_studio.prove.rows import checked
 from anime_studio.prove.versions import installed_packages
 from common.prove import ContainerReport
-
-_IN_IMAGE: Final = Path("/constraints.txt")
 
 
 def report_of(worker: GpuWorker) -> ContainerReport:
@@ -100,9 +98,7 @@ class Prover:
         from anime_studio.prove.engine_rows import EngineRows
 
         self._folder = Path(tempfile.mkdtemp())
-        return EngineRows(
-            self._settings, self._folder, start=self._start, constraints=_IN_IMAGE, setup=setup_command
-        )
+        return EngineRows(self._settings, self._folder, start=self._start, setup=setup_command)
 
     def _start(self, recipe: Recipe, checkpoint: Checkpoint, **options: Any) -> Any:
         from anime_studio.engine.startup import start_engine

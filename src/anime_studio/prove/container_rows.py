@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Final
 
 from anime_studio.core.show_cost import RESTORE_S
+from anime_studio.on_modal.images import generator_constraints
 from anime_studio.on_modal.settings import ModalSettings
 from anime_studio.prove.account import Account
 from anime_studio.prove.memory import MemoryFile, Start
 from anime_studio.prove.rows import Found, Purse, Say
-from anime_studio.prove.versions import CONSTRAINTS, compare
+from anime_studio.prove.versions import compare
 from common.prove import ContainerReport, Verdict
 from common.schemas import StartKind
 
@@ -42,7 +43,6 @@ class ContainerRows:
         kept: The starts so far.
         purse: What starts are paid from.
         say: Shows a line to people.
-        constraints: The pinned versions; absent in an installed wheel.
     """
 
     def __init__(
@@ -53,15 +53,14 @@ class ContainerRows:
         kept: MemoryFile,
         purse: Purse,
         say: Say,
-        constraints: Path = CONSTRAINTS,
     ) -> None:
         self._settings, self._account, self._folder = settings, account, folder
-        self._kept, self._purse, self._say, self._constraints = kept, purse, say, constraints
+        self._kept, self._purse, self._say = kept, purse, say
         self._report: ContainerReport | None = None
 
     def versions(self) -> Found:
         """Compare what is installed in the container with the pinned list of this clone."""
-        return compare(self._seen().packages, self._constraints)
+        return compare(self._seen().packages, generator_constraints(self._settings))
 
     def device(self) -> Found:
         """Name card, driver, the fast paths taken and refused, and whether the deployed settings are this shell's."""

@@ -23,7 +23,7 @@ def compare(installed: Mapping[str, str], constraints: Path = CONSTRAINTS) -> Fo
     """Compare *installed*, as `installed_packages` returns it, with the pinned list."""
     if not constraints.exists():
         return Found(
-            Verdict.NOT_CHECKED, "the pinned list, constraints.txt, is in a clone of the project only"
+            Verdict.NOT_CHECKED, f"the pinned list, {constraints.name}, is in a clone of the project only"
         )
     lines = constraints.read_text(encoding="utf-8").splitlines()
     matches = (re.match(r"([\w.-]+)==([^\s;]+)", line) for line in lines)
