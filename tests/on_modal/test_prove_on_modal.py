@@ -24,12 +24,12 @@ SHELL = {
     "ANIME_STUDIO_GPU": "none",
     "ANIME_STUDIO_MAX_CONTAINERS": "1",
 }
-TIMEOUT_S = 590
+TIMEOUT_S = 1100
 pytestmark = [
     pytest.mark.modal,
     pytest.mark.slow,
     pytest.mark.usefixtures("private_root"),
-    pytest.mark.timeout(1200),
+    pytest.mark.timeout(1500),
 ]
 
 

@@ -36,13 +36,13 @@ def prices(account: Account, machine: Machine, table: RateTable = MODAL_RATES) -
     ours |= {"CPU": table.cpu_core_usd_per_s, "Memory": table.memory_gib_usd_per_s}
     found = {name: per_second(now, name, usd) for name, usd in ours.items()}
     lines = tuple(
-        (name, f"${ours[name]:.8f}", f"${usd:.8f}", f"{usd / ours[name] - 1:+.1%}")
+        (name, f"${ours[name]:.8f}", f"${usd:.8f}", _off(usd, ours[name]))
         for name, usd in found.items()
         if usd is not None
     )
     shown = (("resource", "our table, a second", "now", "difference"), *lines)
     other = [
-        f"{name} {usd / ours[name] - 1:+.1%}"
+        f"{name} {_off(usd, ours[name])}"
         for name, usd in found.items()
         if usd is not None and abs(usd / ours[name] - 1) > SAME_WITHIN
     ]
@@ -119,6 +119,10 @@ def bill(account: Account, memory: Memory, machine: Machine, counted_usd: float,
             table,
         )
     return Found(Verdict.HOLDS, f"{summary}; the rest is starts and idling", table)
+
+
+def _off(now_usd: float, ours_usd: float) -> str:
+    return f"{round(now_usd / ours_usd - 1, 3) + 0.0:+.1%}"  # never -0.0
 
 
 def _by_resource(usd: float, machine: Machine, table: RateTable = MODAL_RATES) -> dict[str, float]:

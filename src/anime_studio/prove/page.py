@@ -20,6 +20,7 @@ img { display: block; max-width: 100%; margin-top: .75rem; }
 .wide { overflow-x: auto; }
 table { margin-top: .75rem; border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .875rem; }
 th, td { padding: .2rem .9rem .2rem 0; text-align: left; border-bottom: 1px solid #d5dbea; }
+td { white-space: nowrap; }
 .soft { color: #525b78; font-size: .875rem; }
 """
 
