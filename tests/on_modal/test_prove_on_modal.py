@@ -157,7 +157,42 @@ def test_without_a_deployment_it_says_what_to_do(control_plane: ControlPlane, tm
     assert done.returncode == 2 and "anime-studio deploy" in done.stderr
 
 
-def test_a_whole_run_holds_resumes_and_meets_its_bill(tmp_path: Path):
+def test_the_bill_is_compared_when_its_hour_is_over(plane: ControlPlane, tmp_path: Path):
+    folder = tmp_path / "prove"
+    nothing = prove(plane, tmp_path, "bill")
+    assert nothing.returncode == 2 and "first run: anime-studio prove" in nothing.stderr
+    assert prove(plane, tmp_path, "--row", "links", "--row", "spend").returncode == 0
+    early = prove(plane, tmp_path, "bill")
+    assert "the hour is not complete" in rows_of(early)["bill"]["detail"]
+    memory = json.loads((folder / "state.json").read_text())
+    hours_ago = datetime.now(UTC) - timedelta(hours=3)
+    memory["begun_at"] = memory["receipts"][0]["ended_at"] = hours_ago.isoformat()
+    (folder / "state.json").write_text(json.dumps(memory))
+
+    plane.account.has_reports = False
+    refused = prove(plane, tmp_path, "bill")
+    plane.account.has_reports = True
+    assert refused.returncode == 1, "not every row holds"
+    assert rows_of(refused)["bill"]["verdict"] == "not checked"
+    assert "billing reports need the plan Team" in rows_of(refused)["bill"]["detail"]
+
+    report = json.loads((folder / "report.json").read_text())
+    hour, cpu_usd = hours_ago.replace(minute=0, second=0, microsecond=0), report["spent_usd"]
+    by_resource = {"CPU": f"{cpu_usd:.8f}", "Memory": f"{cpu_usd / 3:.8f}"}
+    plane.account.bill = [
+        BilledObject("anime-studio", hour, by_resource, {"project": "anime-studio"}),
+        BilledObject("another app", hour, {"H100": "40"}, {"project": "another"}),
+    ]
+    done = prove(plane, tmp_path, "bill")
+    assert done.returncode == 0, done.stdout
+    assert [line[0] for line in rows_of(done)["bill"]["table"]] == ["resource", "CPU", "Memory"]
+    assert list(rows_of(done)) == ["links", "spend", "bill"]
+    by_resource["CPU"] = "0.00000001"
+    short = rows_of(prove(plane, tmp_path, "bill"))["bill"]
+    assert short["verdict"] == "falls short" and "above the bill for CPU" in short["detail"]
+
+
+def test_a_whole_run_holds_and_goes_on_where_it_stopped(tmp_path: Path):
     demo = {
         "ANIME_STUDIO_RECIPE": "demo",
         "ANIME_STUDIO_URL_TTL_S": "60",
@@ -165,8 +200,7 @@ def test_a_whole_run_holds_resumes_and_meets_its_bill(tmp_path: Path):
     }
     with ControlPlane() as plane:
         deployed(plane, **demo)
-        first = prove(plane, tmp_path, "--row", "prices", "--row", "first", **demo)
-        answered = rows_of(first)["first"]
+        answered = rows_of(prove(plane, tmp_path, "--row", "prices", "--row", "first", **demo))["first"]
         late = "the first answer" in answered["detail"]  # this machine may be slower than the 140 s of a POST
         assert late or answered["verdict"] == "holds", answered["detail"]
         whole = prove(plane, tmp_path, "--starts", "2", **demo)
@@ -178,38 +212,3 @@ def test_a_whole_run_holds_resumes_and_meets_its_bill(tmp_path: Path):
         assert whole.returncode == (1 if late else 0)
         page = (tmp_path / "prove" / "report.html").read_text()
         assert "rows hold" in page and "data:image/png;base64," in page
-
-        plane.account.has_reports = False
-        early = prove(plane, tmp_path, "bill", **demo)
-        assert "the hour is not complete" in rows_of(early)["bill"]["detail"]
-        state = tmp_path / "prove" / "state.json"
-        memory = json.loads(state.read_text())
-        hours_ago = datetime.now(UTC) - timedelta(hours=3)
-        memory["begun_at"] = hours_ago.isoformat()
-        for receipt in memory["receipts"]:
-            receipt["ended_at"] = hours_ago.isoformat()
-        state.write_text(json.dumps(memory))
-        refused = rows_of(prove(plane, tmp_path, "bill", **demo))["bill"]
-        assert (
-            refused["verdict"] == "not checked" and "billing reports need the plan Team" in refused["detail"]
-        )
-
-        plane.account.has_reports = True
-        spent = json.loads((tmp_path / "prove" / "report.json").read_text())["spent_usd"]
-        hour = hours_ago.replace(minute=0, second=0, microsecond=0)
-        plane.account.bill = [
-            BilledObject(
-                "anime-studio",
-                hour,
-                {"CPU": f"{spent:.6f}", "Memory": f"{spent / 3:.6f}"},
-                {"project": "anime-studio"},
-            ),
-            BilledObject("another app", hour, {"H100": "40"}, {"project": "another"}),
-        ]
-        done = prove(plane, tmp_path, "bill", **demo)
-        assert done.returncode == (1 if late else 0), done.stdout
-        assert [line[0] for line in rows_of(done)["bill"]["table"]] == ["resource", "CPU", "Memory"]
-        assert list(rows_of(done)) == [*rows, "bill"]
-        plane.account.bill[0].cost_by_resource["CPU"] = "0.000001"
-        short = rows_of(prove(plane, tmp_path, "bill", **demo))["bill"]
-        assert short["verdict"] == "falls short" and "above the bill for CPU" in short["detail"]
