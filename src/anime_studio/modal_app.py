@@ -125,12 +125,10 @@ class Generator:
     def load_model(self) -> None:
         """Do what a memory snapshot should hold."""
         from anime_studio.on_modal.gpu_worker import GpuWorker
-        from anime_studio.on_modal.kernels import StoredKernels
         from anime_studio.telemetry import configure_logging
 
         configure_logging(settings, component="worker")
-        kernels = StoredKernels(models) if settings.uses_gpu and settings.accelerate else None
-        self.worker = GpuWorker(settings, text=_text(), kernels=kernels, refresh=models.reload)
+        self.worker = GpuWorker(settings, text=_text(), kernels=_kernels(), refresh=models.reload)
         self.worker.before_snapshot()
 
     @modal.enter(snap=False)
@@ -215,7 +213,7 @@ class Prover:
         from anime_studio.telemetry import configure_logging
 
         configure_logging(settings, component="prover")
-        self.prover = ContainerProver(settings, _text, models.reload)
+        self.prover = ContainerProver(settings, text=_text, kernels=_kernels, refresh=models.reload)
 
     @modal.method()
     def plain_start(self) -> dict[str, Any]:
@@ -226,6 +224,13 @@ class Prover:
     def check(self, name: str) -> dict[str, Any]:
         """Check one row. See `anime_studio.prove.container`."""
         return self.prover.check(name)
+
+
+def _kernels() -> Any:
+    """Return what keeps compiled kernels on the Volume, or None where nothing is compiled."""
+    from anime_studio.on_modal.kernels import StoredKernels
+
+    return StoredKernels(models) if settings.uses_gpu and settings.accelerate else None
 
 
 def _text() -> Any:

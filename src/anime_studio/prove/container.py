@@ -16,6 +16,7 @@ from anime_studio.core.cpus import usable_cores
 from anime_studio.core.decoders import Decoder
 from anime_studio.core.recipes import Recipe
 from anime_studio.on_modal.gpu_worker import GpuWorker
+from anime_studio.on_modal.kernels import StoredKernels
 from anime_studio.on_modal.remote_text import RemoteText
 from anime_studio.on_modal.settings import SETUP_COMMAND, ModalSettings
 from anime_studio.prove.rows import checked
@@ -58,13 +59,19 @@ class Prover:
     Args:
         settings: Of the deployment.
         text: Makes what asks the text container; it returns None where the GPU container encodes.
+        kernels: Makes what keeps compiled kernels, as the containers that serve do; it returns None where none are kept.
         refresh: Makes the Volume of checkpoints show what was committed since it was mounted.
     """
 
     def __init__(
-        self, settings: ModalSettings, text: Callable[[], RemoteText | None], refresh: Callable[[], None]
+        self,
+        settings: ModalSettings,
+        *,
+        text: Callable[[], RemoteText | None],
+        kernels: Callable[[], StoredKernels | None],
+        refresh: Callable[[], None],
     ) -> None:
-        self._settings, self._text, self._refresh = settings, text, refresh
+        self._settings, self._text, self._kernels, self._refresh = settings, text, kernels, refresh
         self._used = False
         self._rows: Any = None
 
@@ -75,7 +82,10 @@ class Prover:
         """
         fresh, self._used = not self._used, True
         worker = GpuWorker(
-            self._settings.model_copy(update={"snapshot": "off"}), text=self._text(), refresh=self._refresh
+            self._settings.model_copy(update={"snapshot": "off"}),
+            text=self._text(),
+            kernels=self._kernels(),
+            refresh=self._refresh,
         )
         worker.before_snapshot()
         worker.after_snapshot()
