@@ -65,6 +65,10 @@ class LogEvent(StrEnum):
     WORKER_HUNG = "worker.hung"  # the worker was silent too long in `stage` and is killed
     SUPERVISOR_FAILED = "supervisor.failed"  # watching the worker raised; the worker is started again
 
+    TEXT_AHEAD_FAILED = (
+        "text_ahead.failed"  # a queued job's text could not be encoded early; the job tries itself
+    )
+
     # Modal's GPU container
     GENERATOR_READY = (
         "generator.ready"  # the container can take work; `start_kind` and `start_s` say how it became ready

@@ -44,6 +44,9 @@ class StoppableEngine:
     def __init__(self, recipe: Recipe, checkpoint: Checkpoint, settings: Settings) -> None:
         self._engine = load_engine(recipe, checkpoint, settings)
 
+    def encode_ahead(self, spec: ClipSpec) -> None:
+        self._engine.encode_ahead(spec)
+
     def render(self, spec: ClipSpec, folder: Path, report: Report) -> RenderedClip:
         def stopping_report(stage: Stage, step: int = 0, total_steps: int = 0) -> None:
             report(stage, step, total_steps)

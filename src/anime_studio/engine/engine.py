@@ -121,6 +121,14 @@ class Engine:
         negative = None if text.negative is None else text.negative.to(device)
         return EncodedText(text.prompt.to(device), negative, text.num_tokens)
 
+    def encode_ahead(self, spec: ClipSpec) -> None:
+        """Encode the text of a later clip into the cache, if the encoder is on the CPU: a GPU is busy with its clip.
+
+        Another thread may render meanwhile.
+        """
+        if isinstance(self.text, PromptEncoder) and self.text.device.type == "cpu":
+            self.text.text_of(spec)
+
     def embed(self, spec: ClipSpec) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the embeddings of prompt and, with guidance, negative prompt: (1, tokens, text_dim) each."""
         text = self.encode(spec)

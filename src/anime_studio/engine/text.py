@@ -132,6 +132,12 @@ class PromptEncoder:
         self._cache = cache or EmbeddingsCache()
         self._one_at_a_time = threading.RLock()  # a tokenizer keeps how it truncates from call to call
 
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder is."""
+        device: torch.device = next(self._text_encoder.parameters()).device
+        return device
+
     def text_of(self, spec: ClipSpec, waiting: Waiting = lambda: None) -> EncodedText:  # noqa: ARG002  it waits for nobody
         """See `TextSource.text_of`."""
         guided = spec.guidance_scale is not None
@@ -147,7 +153,7 @@ class PromptEncoder:
         Raises:
             EngineError: They hold NaN or infinity; they are not stored.
         """
-        key, device = self._key(prompt), next(self._text_encoder.parameters()).device
+        key, device = self._key(prompt), self.device
         if (stored := self._cache.get(key, device)) is not None:
             return stored
         with self._one_at_a_time:
@@ -173,8 +179,7 @@ class PromptEncoder:
                 add_special_tokens=True,
                 return_tensors="pt",
             ).input_ids
-        device = next(self._text_encoder.parameters()).device
-        hidden: torch.Tensor = self._text_encoder(tokens.to(device)).last_hidden_state
+        hidden: torch.Tensor = self._text_encoder(tokens.to(self.device)).last_hidden_state
         return _padded(hidden, self._max_sequence_length)
 
     def _key(self, prompt: str) -> str:

@@ -35,6 +35,7 @@ from anime_studio.job_runner import JobRunner
 from anime_studio.on_laptop.clips import FolderClips, Retention
 from anime_studio.on_laptop.data_dir import DataDir
 from anime_studio.on_laptop.heartbeat import Heartbeat, bounded
+from anime_studio.on_laptop.text_ahead import EncodesAhead, TextAhead
 from anime_studio.on_laptop.worker_store import SqliteWorkerStore
 from anime_studio.settings import Settings
 from anime_studio.telemetry import LogEvent, configure_logging, log_job
@@ -255,24 +256,38 @@ def main(load: LoadRenderer = load_engine) -> None:
         with pipe.beating(UNMEASURED * settings.hang_after_s):
             stack.enter_context(data.for_worker())
             try:
-                runner = _load_runner(settings, pipe, data, load)
                 store = SqliteWorkerStore(data.jobs, max_attempts=settings.max_attempts)
+                stack.callback(store.close)
+                runner = _load_runner(settings, pipe, data, load, store, stack)
             except AnimeStudioError as error:
                 pipe.report(not_ready(error))
                 sys.exit(1)
-        stack.callback(store.close)
         _log.info(LogEvent.WORKER_READIED, model_revision=runner.model_revision, decoder=runner.decoder)
         WorkerLoop(settings, pipe, runner, store, FolderClips(data.clips)).run()
 
 
-def _load_runner(settings: Settings, pipe: SupervisorPipe, data: DataDir, load: LoadRenderer) -> JobRunner:
-    def beat(spec: ClipSpec, stage: Stage) -> None:
-        pipe.beat(runner.speeds.longest_silence_s(spec, stage, settings.hang_after_s), stage)
-
+def _load_runner(
+    settings: Settings,
+    pipe: SupervisorPipe,
+    data: DataDir,
+    load: LoadRenderer,
+    store: SqliteWorkerStore,
+    stack: contextlib.ExitStack,
+) -> JobRunner:
     checkpoint = _wait_for_weights(settings, pipe)
     pipe.report(starting("loading the model"))
+    renderer = load(get_recipe(settings.recipe), checkpoint, settings)
+    ahead = TextAhead(renderer, store.next_queued) if isinstance(renderer, EncodesAhead) else None
+    if ahead is not None:
+        stack.callback(ahead.close)
+
+    def on_report(spec: ClipSpec, stage: Stage) -> None:
+        pipe.beat(runner.speeds.longest_silence_s(spec, stage, settings.hang_after_s), stage)
+        if ahead is not None:
+            ahead.look(stage)
+
     runner = JobRunner(
-        load(get_recipe(settings.recipe), checkpoint, settings),
+        renderer,
         model_revision=checkpoint.revision,
         machine=UNBILLED,
         clock=SystemClock(),
@@ -281,7 +296,7 @@ def _load_runner(settings: Settings, pipe: SupervisorPipe, data: DataDir, load: 
         log_prompts=settings.log_prompts,
         stop_requested=pipe.must_requeue,
         ends_late_jobs=False,
-        on_report=beat,
+        on_report=on_report,
     )
     return runner
 

@@ -58,6 +58,19 @@ class SqliteWorkerStore:
                 update(self._connection, job)
             return job
 
+    def next_queued(self) -> JobRecord | None:
+        """Return the oldest queued job, which is claimed next; None when there is none.
+
+        Raises:
+            StorageError: The database cannot be read.
+        """
+        with storage_errors(self._path):
+            row = self._connection.execute(
+                "SELECT record FROM jobs WHERE finished_at IS NULL AND state = 'queued' AND cancel IS NULL "
+                "ORDER BY seq LIMIT 1"
+            ).fetchone()
+        return None if row is None else JobRecord.model_validate_json(row[0])
+
     def save(self, job: JobRecord) -> bool:
         """See `WorkerStore.save`."""
         with storage_errors(self._path), writing(self._connection):
