@@ -20,7 +20,10 @@ REPOSITORY = Path(__file__).parents[2]
 SHELL = {"PYTHONPATH": "src", "ANIME_STUDIO_RECIPE": "tiny-random", "ANIME_STUDIO_GPU": "none"}
 SHORT = {"prompt": "a cat on a roof", "duration": 0.5, "seed": 7}
 FINAL = ("succeeded", "failed", "cancelled")
-pytestmark = pytest.mark.modal
+pytestmark = [
+    pytest.mark.modal,
+    pytest.mark.timeout(300),
+]  # up to three containers import torch, one after another
 
 
 class Studio:
@@ -100,6 +103,70 @@ def test_text_is_encoded_before_the_gpu_container_is_there(studio: Studio):
 
     assert final["state"] == "succeeded", final["error"]
     assert studio.text_calls[-1] == call_id, "no other call was made"
+
+
+@pytest.mark.slow
+def test_both_containers_wake_for_one_job(studio: Studio):
+    studio.plane.settings.autoscale = True
+    job = studio.submit()
+    calls = studio.text_calls
+
+    final = studio.ended(job)
+
+    studio.plane.settings.autoscale = False
+    assert final["state"] == "succeeded", final["error"]
+    assert [len([c for c in each.containers if c.alive]) for each in (studio.text, studio.generator)] == [
+        1,
+        1,
+    ]
+    assert studio.text_calls == calls, "the call that was started with the job gave its text"
+
+
+@pytest.mark.slow
+def test_a_gpu_container_that_is_there_first_waits_for_the_text(studio: Studio):
+    studio.start(studio.generator)
+    job = studio.submit()
+    calls = studio.text_calls
+    studio.until_it_waits_for_text(job)
+    studio.start(studio.text)
+
+    final = studio.ended(job)
+
+    assert final["state"] == "succeeded", final["error"]
+    assert studio.text_calls == calls
+
+
+@pytest.mark.slow
+def test_a_preempted_render_asks_for_the_same_text_again(studio: Studio):
+    encoder = studio.start(studio.text)
+    os.killpg(encoder.pid, signal.SIGSTOP)
+    job = studio.submit()
+    calls = studio.text_calls
+    first = studio.start(studio.generator)
+    studio.until_it_waits_for_text(job)
+    studio.plane.preempt(first)
+    os.killpg(encoder.pid, signal.SIGCONT)
+    studio.start(studio.generator)
+
+    final = studio.ended(job)
+
+    assert final["state"] == "succeeded", final["error"]
+    assert studio.text_calls == calls
+    (text,) = studio.plane.calls.calls[calls[-1]].inputs
+    assert len(text.deliveries) == 1, "the text was encoded once"
+
+
+@pytest.mark.slow
+def test_two_jobs_with_one_prompt_become_the_same_clip(studio: Studio):
+    jobs = [studio.submit(), studio.submit()]
+    studio.start(studio.text)
+    studio.start(studio.generator)
+
+    finals = [studio.ended(job) for job in jobs]
+
+    assert [final["state"] for final in finals] == ["succeeded"] * 2
+    first, second = (studio.http.get(final["clip"]["url"]).content for final in finals)
+    assert first == second and first[4:8] == b"ftyp"
 
 
 @pytest.mark.slow
