@@ -36,7 +36,7 @@ def start(kind: str, models: Path, local: Path, *, cpu: bool) -> dict[str, Any]:
 
     from anime_studio.core.decoders import Decoder
     from anime_studio.engine.kernel_cache import KernelCache, made_for
-    from anime_studio.engine.startup import check_finite, import_compiler, load_engine, warm_up
+    from anime_studio.engine.startup import check_parts, import_compiler, load_engine, warm_up
     from benchmarks.startup.cold_start import timed
     from benchmarks.startup.loading_ways import recipe_for, target_in
     from benchmarks.startup.snapshot_child import RandomText
@@ -49,7 +49,7 @@ def start(kind: str, models: Path, local: Path, *, cpu: bool) -> dict[str, Any]:
     engine = load_engine(
         recipe, target.checkpoint, target.device, acceleration=target.options, text=RandomText()
     )
-    check_finite(engine)
+    check_parts(engine)
     row["load_s"] = time.perf_counter() - begun
     if kind == KINDS[2]:
         row["import_compiler_s"] = timed(import_compiler)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from dataclasses import replace
-from pathlib import Path
 
 import structlog
 import torch
@@ -36,13 +35,10 @@ from anime_studio.engine.loading.components import (
 from anime_studio.engine.sampling import guided, seeded_noise
 from anime_studio.engine.text import PromptEncoder, TextSource, encoder_revision
 from anime_studio.engine.torch_errors import torch_errors
+from anime_studio.engine.weights_check import check_embeddings, check_weights
 from anime_studio.telemetry import LogEvent
 
 _log = structlog.get_logger()
-
-_KNOWN_PROMPT = "a cat on a roof"
-_LEAST_STD = 1e-6
-"""Far below any text encoder's: between tokens a channel differs by 0.1 and more."""
 
 
 def start_engine(
@@ -72,7 +68,7 @@ def start_engine(
         every_shape: As in `warm_up`.
 
     Raises:
-        CheckpointError: A file is wrong; the detail names it.
+        CheckpointError: A file is wrong, or no clip can be drawn with what it holds; the detail names it.
         OutOfMemoryError: The checkpoint does not fit.
         EngineError: The device is not there, or fails.
     """
@@ -101,7 +97,7 @@ def start_engine(
             detail = error.detail
         except PathRefusedError as error:
             if not fallback.drop_next(error.part):
-                raise EngineError(f"the {error.part} fails without fast paths too: {error}") from error
+                raise _without_paths(checkpoint, error) from error
             detail = str(error)
         weights = None  # the refused engine may have changed them
         _log.warning(LogEvent.ENGINE_ACCELERATION_REFUSED, detail=detail, without=list(fallback.refused))
@@ -112,6 +108,17 @@ def start_engine(
 def import_compiler() -> None:
     """Import what the first `torch.compile` would, which takes seconds. It looks for no GPU."""
     import torch._inductor.compile_fx  # noqa: F401
+
+
+def _without_paths(checkpoint: Checkpoint, error: PathRefusedError) -> EngineError:
+    if isinstance(
+        error.__cause__, BadFramesError
+    ):  # whole weights, plain arithmetic: the numbers are at fault
+        return CheckpointError(
+            f"{checkpoint.folder}: the {error.part} gives NaN or infinity without fast paths too; no clip can be drawn with "
+            "these weights"
+        )
+    return EngineError(f"the {error.part} fails without fast paths too: {error}")
 
 
 def load_weights(checkpoint: Checkpoint, *, for_gpu: bool, with_text: bool = False) -> Components | None:
@@ -151,8 +158,8 @@ def start_text_encoder(
             revision=encoder_revision(checkpoint.folder),
             cache=cache,
         )
-        _check_weights(loaded.folder, "text_encoder", loaded.model)
-        _check_embeddings(loaded.folder, encoder)
+        check_weights(loaded.folder, "text_encoder", loaded.model)
+        check_embeddings(loaded.folder, encoder)
     return encoder
 
 
@@ -212,49 +219,26 @@ def load_engine(
 
 
 def _warm(engine: Engine, *, every_shape: bool) -> Engine:
-    check_finite(engine)
+    check_parts(engine)
     warm_up(engine, every_shape=every_shape)
     return engine
 
 
-def check_finite(engine: Engine) -> None:
+def check_parts(engine: Engine) -> None:
     """Refuse a checkpoint that cannot draw: told at the start, once, and not by each job.
 
-    Its weights hold no NaN and no infinity, and a known prompt's embedding differs from token to token. That a forward
-    and a decode are finite, `warm_up` sees.
+    Its weights are numbers that a training can give, and a known prompt's embedding differs from token to token. That a
+    forward and a decode are finite, `warm_up` sees.
 
     Raises:
         CheckpointError: The detail names the part, and the weight where one is at fault.
     """
     folder = engine.components.folder
     for name, model in engine.components.models.items():
-        _check_weights(folder, name, model)
+        check_weights(folder, name, model)
     if engine.components.text_encoder is not None and isinstance(engine.text, PromptEncoder):
         with torch_errors():
-            _check_embeddings(folder, engine.text)
-
-
-def _check_weights(folder: Path, name: str, model: torch.nn.Module) -> None:
-    for weight, tensor in model.state_dict().items():
-        if not holds_numbers(tensor):
-            raise CheckpointError(f"{folder / name}: weight {weight} holds NaN or infinity")
-
-
-def _check_embeddings(folder: Path, encoder: PromptEncoder) -> None:
-    embeddings = encoder.compute(_KNOWN_PROMPT)
-    tokens = embeddings[0, : len(_KNOWN_PROMPT.split())].float()
-    if not torch.isfinite(embeddings).all() or float(tokens.std(dim=0).max()) < _LEAST_STD:
-        raise CheckpointError(
-            f"{folder / 'text_encoder'}: the embedding of {_KNOWN_PROMPT!r} is the same for each token, or NaN"
-        )
-
-
-def holds_numbers(tensor: torch.Tensor) -> bool:
-    """Return whether a weight, of any dtype, is free of NaN and infinity."""
-    if tensor.dtype is torch.float8_e4m3fn:  # no arithmetic; NaN is all ones but the sign (OCP FP8, table 1)
-        return not bool(((tensor.view(torch.uint8) & 0x7F) == 0x7F).any())
-    # One number a weight: a sum is NaN or infinite if any addend is, and takes no memory.
-    return not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum(dtype=torch.float32)))
+            check_embeddings(folder, engine.text)
 
 
 def warm_up(engine: Engine, *, every_shape: bool = True) -> None:

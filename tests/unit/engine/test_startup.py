@@ -1,5 +1,8 @@
 """A fast path that a device refuses costs speed, never the engine; what is wrong with the files is an error."""
 
+import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from anime_studio.engine.acceleration import PLAIN, Acceleration
 from anime_studio.engine.decoder.streaming import StreamingDecoder
 from anime_studio.engine.denoiser.model import PlainDenoiser
 from anime_studio.engine.engine import Engine
+from anime_studio.engine.loading.components import load_components
+from anime_studio.engine.weights_check import check_weights, holds_numbers
 from anime_studio.telemetry import LogEvent
 from support.engine import Reports, cut, spec_of, tiny_engine
 
@@ -148,30 +153,92 @@ def test_weights_of_nan_are_told_at_the_start_by_part_and_name(checkpoint, part)
         startup.start_engine(TINY_RANDOM, checkpoint, device="cpu")
 
 
+def change(checkpoint: Checkpoint, part: str, name: str, to: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Change the weights of *part* whose names hold *name*, with a manifest to match: as if it were published so."""
+    (path,) = (checkpoint.folder / part).glob("*.safetensors")
+    tensors = load_file(path)
+    changed = {key: to(tensor).contiguous() if name in key else tensor for key, tensor in tensors.items()}
+    save_file(changed, path, {"format": "pt"})
+    Manifest.of(checkpoint.folder).write(checkpoint.folder)
+
+
+def told_at_the_start(checkpoint: Checkpoint) -> CheckpointError:
+    with pytest.raises(CheckpointError) as raised:
+        startup.start_engine(TINY_RANDOM, checkpoint, device="cpu")
+    assert raised.value.code == "checkpoint_invalid"
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("part", "name"), [("text_encoder", "DenseReluDense"), ("transformer", "ffn"), ("vae", "decoder.up")]
+)
+def test_a_part_with_many_matrices_of_zeros_is_told_at_the_start(checkpoint, part, name):
+    change(checkpoint, part, name, torch.zeros_like)
+
+    detail = told_at_the_start(checkpoint).detail
+
+    assert re.search(rf"{part}: \d+ of \d+ weight matrices are all zeros, the first is .*{name}", detail)
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "transformer", "vae"])
+def test_one_matrix_of_zeros_is_no_fault(checkpoint, part):
+    model = load_components(checkpoint, torch.device("cpu")).models[part]
+    name = next(name for name, tensor in model.state_dict().items() if tensor.dim() > 1)
+    model.get_parameter(name).data.zero_()
+
+    check_weights(checkpoint.folder, part, model)
+
+
+def test_weights_that_no_training_gives_are_told_at_the_start(checkpoint):
+    change(checkpoint, "transformer", "blocks.0.attn1.to_q.weight", lambda tensor: tensor * 1e9)
+
+    assert re.search(
+        r"transformer: weight blocks\.0\.attn1\.to_q\.weight is \d\.\de\+\d+ in the root mean square",
+        told_at_the_start(checkpoint).detail,
+    )
+
+
+def test_bytes_that_are_no_bfloat16_are_never_taken_for_weights(tiny_checkpoint):
+    model = tiny_engine(tiny_checkpoint).components.transformer.to(torch.bfloat16)
+    weight = model.blocks[0].attn1.to_q.weight
+    random = torch.randint(-(2**15), 2**15, weight.shape, generator=torch.Generator().manual_seed(0))
+    weight.data = random.to(torch.int16).view(torch.bfloat16)
+
+    with pytest.raises(CheckpointError, match=r"transformer: weight blocks\.0\.attn1\.to_q\.weight"):
+        check_weights(Path("folder"), "transformer", model)
+
+
+@pytest.mark.parametrize(
+    ("part", "wrong", "where"),
+    [("transformer", {"eps": -1e9}, "denoiser"), ("vae", {"latents_std": [1e39] * 16}, "decoder")],
+)
+def test_numbers_that_give_none_are_told_at_the_start(checkpoint, part, wrong, where):
+    path = checkpoint.folder / part / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
+    Manifest.of(checkpoint.folder).write(checkpoint.folder)
+
+    assert f"the {where} gives NaN or infinity without fast paths too" in told_at_the_start(checkpoint).detail
+
+
 def test_weights_in_e4m3_pass_the_check(tiny_checkpoint):
     engine = tiny_engine(tiny_checkpoint, Acceleration(fused_denoiser=True, fp8_linears=True))
 
-    startup.check_finite(engine)
+    startup.check_parts(engine)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn])
 def test_nan_is_seen_in_each_dtype(dtype):
-    assert startup.holds_numbers(torch.tensor([448.0, -448.0, 0.0]).to(dtype))
-    assert not startup.holds_numbers(torch.tensor([1.0, float("nan"), 0.0]).to(dtype))
-    assert not startup.holds_numbers(torch.tensor([1.0, -float("nan"), 0.0]).to(dtype))
+    assert holds_numbers(torch.tensor([448.0, -448.0, 0.0]).to(dtype))
+    assert not holds_numbers(torch.tensor([1.0, float("nan"), 0.0]).to(dtype))
+    assert not holds_numbers(torch.tensor([1.0, -float("nan"), 0.0]).to(dtype))
 
 
 def test_a_text_encoder_that_says_the_same_of_each_word_is_refused(checkpoint):
-    (path,) = (checkpoint.folder / "text_encoder").glob("*.safetensors")
-    save_file(
-        {name: torch.zeros_like(tensor) for name, tensor in load_file(path).items()}, path, {"format": "pt"}
-    )
-    Manifest.of(checkpoint.folder).write(checkpoint.folder)
+    change(checkpoint, "text_encoder", "final_layer_norm", torch.zeros_like)
 
-    with pytest.raises(
-        CheckpointError, match=r"text_encoder: the embedding of 'a cat on a roof' is the same"
-    ):
-        startup.start_engine(TINY_RANDOM, checkpoint, device="cpu")
+    detail = told_at_the_start(checkpoint).detail
+
+    assert "text_encoder: the embedding of 'a cat on a roof' is the same" in detail
 
 
 def test_a_broken_file_is_no_reason_to_try_again(monkeypatch, checkpoint):
