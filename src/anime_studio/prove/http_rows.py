@@ -40,10 +40,14 @@ class HttpRows:
         account: Stops containers and lists the Volume.
         kept: What the rows share with each other and with a later run.
         say: Shows a line to people.
+        base_url: With which links begin, where the deployment sets it.
     """
 
-    def __init__(self, url: str, account: Account, kept: MemoryFile, say: Say) -> None:
+    def __init__(
+        self, url: str, account: Account, kept: MemoryFile, say: Say, *, base_url: str | None = None
+    ) -> None:
         self._url, self._account, self._kept, self._say = url, account, kept, say
+        self._public_url = (base_url or url).rstrip("/")
         self._studio = StudioClient(url)
         self._http = httpx.Client(**settings_for(url))
 
@@ -90,7 +94,7 @@ class HttpRows:
             return Found(Verdict.FALLS_SHORT, "; ".join(wrong))
         return Found(
             Verdict.HOLDS,
-            f"links begin with {self._url}; whole clip, Range and HEAD as they should be; an altered link is refused",
+            f"links begin with {self._public_url}; whole clip, Range and HEAD as they should be; an altered link is refused",
         )
 
     def expired(self) -> Found:
@@ -277,9 +281,9 @@ class HttpRows:
             self._kept.keep(link=clip.url, link_expires_at=clip.expires_at)
 
     def _origin(self, clip: Clip) -> str | None:
-        origin = _origin_of(clip.url)
-        expected = {_origin_of(self._url)}
-        return None if origin in expected else f"links begin with {origin}, and the studio is at {self._url}"
+        if clip.url.startswith(f"{self._public_url}/"):
+            return None
+        return f"links begin with {_origin_of(clip.url)}, and the studio is at {self._public_url}"
 
     def _bytes(self, clip: Clip) -> list[str | None]:
         whole = self._http.get(clip.url)

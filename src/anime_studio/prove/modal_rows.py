@@ -114,7 +114,7 @@ class ModalRows(AbstractContextManager["ModalRows"]):
 
     @cached_property
     def _http(self) -> HttpRows:
-        rows = HttpRows(self._url, self._account, self._kept, self._say)
+        rows = HttpRows(self._url, self._account, self._kept, self._say, base_url=self._settings.base_url)
         self._open.callback(rows.close)
         return rows
 
