@@ -226,6 +226,17 @@ def test_weights_in_e4m3_pass_the_check(tiny_checkpoint):
     startup.check_parts(engine)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("at", [0, 5000, 9999])
+def test_one_number_that_is_not_finite_is_seen_among_many(dtype, value, at):
+    weight = torch.full((100, 100), 60000.0, dtype=dtype)  # whose sum is infinite in float16
+    assert holds_numbers(weight)
+    weight.view(-1)[at] = value
+
+    assert not holds_numbers(weight)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn])
 def test_nan_is_seen_in_each_dtype(dtype):
     assert holds_numbers(torch.tensor([448.0, -448.0, 0.0]).to(dtype))
