@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import json
 import platform
 import statistics
@@ -138,7 +139,11 @@ def machine_and_versions(device: torch.device) -> dict[str, Any]:
         "capability": torch.cuda.get_device_capability(device) if cuda else None,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "commit": _commit(),
-        "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "av")}
+        "versions": {
+            name: version(name)
+            for name in ("torch", "triton", "diffusers", "transformers", "av")
+            if importlib.util.find_spec(name)
+        }
         | {"python": platform.python_version(), "cudnn": torch.backends.cudnn.version() if cuda else None},
     }
 

@@ -442,7 +442,7 @@ class Job(_Answer):
     paths: Annotated[
         tuple[str, ...],
         Field(
-            description="Fast paths that the renderer took, by name; empty on a CPU.",
+            description="Fast paths that the renderer took, by name; on a CPU only what the recipe itself asks for.",
             examples=[["fused_denoiser", "attention=int8"]],
         ),
     ] = ()

@@ -61,11 +61,7 @@ def plain_attention(
         allowed: (heads, queries, keys), bool: which keys a query sees; all if None.
     """
     tokens, heads = case.qkv.shape[1], case.heads
-    query, key, value = case.qkv[0].double().chunk(3, dim=-1)
-    query, key = (
-        _rotated(_normed(x, gain, case.epsilon).view(tokens, heads, -1), case.rotary)
-        for x, gain in ((query, case.gain_q), (key, case.gain_k))
-    )
+    query, key, value = normed_and_rotated(case)
     query = query if rows is None else query[rows]
     attended = []
     for head in range(heads):  # one at a time: all would not fit on a GPU at full shape
@@ -74,6 +70,16 @@ def plain_attention(
             logits = logits.masked_fill(~allowed[head], float("-inf"))
         attended.append(logits.softmax(-1) @ value.view(tokens, heads, -1)[:, head])
     return torch.stack(attended, 1).flatten(1)
+
+
+def normed_and_rotated(case: Case) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return queries and keys (tokens, heads, width), and values (tokens, heads x width), in float64."""
+    query, key, value = case.qkv[0].double().chunk(3, dim=-1)
+    query, key = (
+        _rotated(_normed(x, gain, case.epsilon).view(len(x), case.heads, -1), case.rotary)
+        for x, gain in ((query, case.gain_q), (key, case.gain_k))
+    )
+    return query, key, value
 
 
 def _normed(x: torch.Tensor, gain: torch.Tensor, epsilon: float) -> torch.Tensor:

@@ -76,6 +76,7 @@ class Checkpoint:
             nothing is written into the package.
         decoder: What decodes its latents (`checkpoints.decoders`).
         decoder_file: That decoder's weights; None for the checkpoint's own.
+        gated: Whether the denoiser has the gates of sparse attention (`Recipe.sparse`); no JSON file of it tells.
     """
 
     folder: Path
@@ -83,11 +84,12 @@ class Checkpoint:
     prepared_base: Path
     decoder: Decoder = Decoder.FULL
     decoder_file: Path | None = None
+    gated: bool = False
 
     @classmethod
-    def at(cls, folder: Path) -> Self:
+    def at(cls, folder: Path, *, gated: bool = False) -> Self:
         """Return the checkpoint in *folder*, a path that ends in `<recipe>/<revision>`."""
-        return cls(folder, folder.name, folder)
+        return cls(folder, folder.name, folder, gated=gated)
 
 
 def locate(
@@ -170,7 +172,7 @@ def fetch(
         _download(hub, listing, recipe, folder, report)
     if recipe.revision == NEWEST and not keep_in_use:
         _write_in_use(folder.parent, revision)
-    return Checkpoint.at(folder)
+    return Checkpoint.at(folder, gated=recipe.sparse is not None)
 
 
 def use(recipe: Recipe, models_dir: Path, revision: str) -> Checkpoint:
@@ -349,7 +351,8 @@ def find(recipe: Recipe, models_dir: Path, revision: str | None = None) -> Check
     candidates = [base / named] if named else sorted(base.glob("*"), key=lambda path: path.name)
     complete = [path for path in candidates if (path / COMPLETE).exists()]
     if complete:
-        return Checkpoint.at(max(complete, key=lambda path: (path / COMPLETE).stat().st_mtime_ns))
+        newest = max(complete, key=lambda path: (path / COMPLETE).stat().st_mtime_ns)
+        return Checkpoint.at(newest, gated=recipe.sparse is not None)
     command = f"{FETCH_COMMAND} --recipe {recipe.name}"
     if recipe is TINY_RANDOM:
         command = f"python -m anime_studio.engine.loading.tiny_random {base}/{recipe.revision}"

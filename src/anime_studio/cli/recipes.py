@@ -49,4 +49,5 @@ def _print_table() -> None:
 def _document(recipe: Recipe) -> dict[str, Any]:
     document = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
     document["native_sizes"] = {name.value: list(size) for name, size in recipe.native_sizes.items()}
+    document["sparse"] = recipe.sparse and dataclasses.asdict(recipe.sparse)
     return document

@@ -24,6 +24,9 @@ from common.schemas import ClipSpec
 
 _TEXT_S = 0.091
 _ATTENTION_S = {True: 0.247, False: 0.354}  # of one forward: trained with 8-bit attention, or not
+_SPARSE_S = (
+    0.142  # of one forward at sparsity 0.8: nobody has measured ours; another kernel's, docs/performance.md
+)
 _LINEARS_S = 0.058
 _DENOISE_ELEMENTWISE_S = 0.062  # the rest of the 0.367 s of a forward with 8-bit attention
 _H100_TO_H200 = 3350 / 4800  # of elementwise seconds
@@ -115,7 +118,8 @@ def project(
     forwards = sampled.num_inference_steps * (1 if sampled.guidance_scale is None else 2)
     size = width * height / _PIXELS
     tokens = (1 + (frames - 1) // 4) / _LATENT_FRAMES * size
-    attention_s = _ATTENTION_S[recipe.trained_with_8bit_attention] * tokens**2
+    attention_s = _ATTENTION_S[recipe.trained_with_8bit_attention] if recipe.sparse is None else _SPARSE_S
+    attention_s *= tokens**2
     denoise_s = forwards * _seconds(card, attention_s + _LINEARS_S * tokens, _DENOISE_ELEMENTWISE_S * tokens)
     pixels = frames / _FRAMES * size
     decode_s = pixels * _seconds(card, *_DECODE_S[decoder])

@@ -72,7 +72,7 @@ class Engine:
         self.acceleration = acceleration
         self.refused = refused
         with paths_of(Part.DENOISER):
-            self.denoiser = denoiser_for(components.transformer, acceleration)
+            self.denoiser = denoiser_for(components.transformer, acceleration, recipe.sparse)
         with paths_of(Part.DECODER):
             self.decoder = decoder_for(components.vae, acceleration)
         self._weights = WeightOffload(list(components.models.values()), components.device)
@@ -107,7 +107,16 @@ class Engine:
             denoise_s=denoised - embedded,
             decode_s=decoded - denoised,
             notes=self._notes(text),
-            paths=self.acceleration.names,
+            paths=self.paths,
+        )
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths that are on, as a record names them: those of the options, and `sparse_attention=0.8`."""
+        sparse = self.recipe.sparse
+        return (
+            *self.acceleration.names,
+            *(() if sparse is None else (f"sparse_attention={sparse.sparsity:g}",)),
         )
 
     def _notes(self, text: EncodedText) -> tuple[Note, ...]:

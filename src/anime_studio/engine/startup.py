@@ -177,11 +177,16 @@ def device_named(name: str) -> torch.device:
 
 
 def options_for(recipe: Recipe, device: torch.device) -> Acceleration:
-    """Return the fast paths that suit *device*, with 8-bit attention if *recipe* was trained with it."""
+    """Return the fast paths that suit *device*, with 8-bit attention if *recipe* was trained with it or is sparse.
+
+    No sparse recipe was trained in 8 bits. But the 8-bit kernel is the only sparse one that is fast, and on Hopper it errs
+    as little as bfloat16 (docs/performance.md).
+    """
     if device.type != "cuda":
         return PLAIN
     options = options_for_capability(torch.cuda.get_device_capability(device))
-    if recipe.trained_with_8bit_attention and options.fused_denoiser and int8_attention_works(device):
+    in_8_bits = recipe.trained_with_8bit_attention or recipe.sparse is not None
+    if in_8_bits and options.fused_denoiser and int8_attention_works(device):
         return replace(options, attention=Attention.INT8)
     return options
 

@@ -15,12 +15,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from anime_studio.engine.denoiser.int8_attention import KeyBlocks, Launch, attend_int8, launch_for
+from anime_studio.core.recipes import SparseAttention
+from anime_studio.engine.denoiser.int8_attention import (
+    KeyBlocks,
+    Launch,
+    Ragged,
+    attend_int8,
+    attend_int8_sparsely,
+    launch_for,
+    launch_for_tiles,
+)
+from anime_studio.engine.denoiser.tiles import tiles_of
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed"
 )
-CHECKS = ["dense", "large_logits", "listed", "copy_engine"]
+CHECKS = ["dense", "large_logits", "listed", "copy_engine", "tiles"]
 BFLOAT16, E4M3 = Launch(64, 32, 4, 2), Launch(64, 32, 4, 2, e4m3_values=True)
 # The interpreter cuts off the end of e4m3's mantissa, where a GPU rounds it: about twice the error.
 BOUNDS = {BFLOAT16: 0.015, E4M3: 0.12}
@@ -64,26 +74,52 @@ def test_the_kernel_of_each_card_compiles_for_it_and_fits(capability, registers,
     )  # spilled registers lie there: Triton 3.8 spills eight for Hopper, 3.6 none
 
 
+@needs_triton
+@pytest.mark.parametrize(
+    ("capability", "registers", "shared_bytes"),
+    [
+        ((8, 0), 255, 40_960),
+        ((8, 6), 255, 40_960),
+        ((8, 9), 224, 28_708),  # two blocks of 4 warps a multiprocessor
+        ((9, 0), 144, 81_944),  # two, three by registers
+        ((12, 0), 208, 28_708),
+    ],
+)
+def test_the_kernel_of_each_card_compiles_for_tiles_and_fits(capability, registers, shared_bytes, tmp_path):
+    launch = launch_for_tiles(launch_for(capability), 64)
+    used = compiled(capability, launch, tmp_path / "kernel.cubin", tiles=624, count=125)
+    assert used["registers"] <= registers
+    assert used["shared_bytes"] <= shared_bytes
+    assert used["stack_bytes"] <= 32
+
+
 @pytest.mark.parametrize("capability", [(7, 5), (10, 0), (11, 0)])
 def test_cards_without_a_faster_8_bit_product_have_no_launch(capability):
     assert launch_for(capability) is None
 
 
-def compiled(capability: tuple[int, int], launch: Launch, file: Path) -> dict[str, int]:
-    """Compile the kernel that attends at full shape; return what a thread and a block of it use."""
+def compiled(
+    capability: tuple[int, int], launch: Launch, file: Path, tiles: int | None = None, count: int = 0
+) -> dict[str, int]:
+    """Compile the kernel that attends at full shape; return what a thread and a block of it use.
+
+    With *tiles* it is the kernel of sparse attention, in which each of them attends to *count*.
+    """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     from anime_studio.engine.denoiser import int8_kernels
 
-    heads, width, padded = 12, 128, 32_768
+    heads, width, padded = 12, 128, 32_768 if tiles is None else tiles * launch.keys
     kernel = int8_kernels.attend_e4m3 if launch.e4m3_values else int8_kernels.attend
     constants = {
-        "HEADS": heads, "WIDTH": width, "QUERIES": launch.queries, "KEYS": launch.keys, "LISTED": False,
-        "COUNT": padded // launch.keys, "DESCRIBED": launch.copy_engine, "ALL": padded // launch.keys,
+        "HEADS": heads, "WIDTH": width, "QUERIES": launch.queries, "KEYS": launch.keys,
+        "LISTED": tiles is not None, "RAGGED": tiles is not None, "DESCRIBED": launch.copy_engine,
+        "COUNT": count or padded // launch.keys, "ALL": 1 << (padded // launch.keys - 1).bit_length(),
     }  # fmt: skip
     types = {"queries": "*i8", "out": "*bf16", "blocks": "*i32", "absent": "*i32", "tokens": "i32"}
+    types |= {"starts": "*i32", "sizes": "*i32"}
     types |= {"padded": "i32", "logit_scale": "fp32", "keys": "*i8", "values": "*bf16"}
     if launch.e4m3_values:
         types["values"] = "*fp8e4nv"
@@ -154,6 +190,30 @@ def listed() -> None:
         assert error(ours, plain_attention(case, allowed=allowed)) < bound
 
 
+def tiles() -> None:
+    """Both branches beside the walk from tile to tile; of twelve tiles, most are partial."""
+    from support.plain_attention import normed_and_rotated, random_case
+    from support.sparse_attention import walked
+
+    grid, heads = (5, 6, 9), 2
+    tiles = tiles_of(grid, SparseAttention((4, 4, 4), 0.6), torch.device("cpu"))
+    for shape in ({}, {"peak": 3.0, "key_offset": 2.0, "value_mean": 1.0}):
+        case = random_case(270, heads, 32, **shape)
+        *given, gate = (x.view(270, heads, -1) for x in (*normed_and_rotated(case), torch.randn(270, 64)))
+        parts = [
+            walked(*(x[tiles.places] for x in (*given, part)), grid, (4, 4, 4), tiles.kept)[tiles.order]
+            for part in (gate * 0, gate)
+        ]
+        expected_fine, expected_coarse = parts[0].flatten(1), (parts[1] - parts[0]).flatten(1)
+        for launch, bound in BOUNDS.items():
+            for each in (launch, replace(launch, copy_engine=True)):
+                fine, coarse = attend_int8_sparsely(
+                    *case.given, launch_for_tiles(each, 64), Ragged(tiles.starts, tiles.sizes), tiles.kept
+                )
+                assert error(fine[0], expected_fine) < bound
+                assert error(coarse[tiles.of_token] * gate.flatten(1), expected_coarse) < 1e-5
+
+
 def copy_engine() -> None:
     from support.plain_attention import random_case
 
@@ -164,6 +224,4 @@ def copy_engine() -> None:
 
 
 if __name__ == "__main__":
-    {"dense": dense, "large_logits": large_logits, "listed": listed, "copy_engine": copy_engine}[
-        sys.argv[1]
-    ]()
+    {check.__name__: check for check in (dense, large_logits, listed, copy_engine, tiles)}[sys.argv[1]]()

@@ -42,7 +42,7 @@ class Device:
         self.refused = refused
         self.tried: list[Acceleration] = []
 
-    def denoiser_for(self, transformer: Any, acceleration: Acceleration) -> PlainDenoiser:
+    def denoiser_for(self, transformer: Any, acceleration: Acceleration, _: None) -> PlainDenoiser:
         self.tried.append(acceleration)
         self._refuse(acceleration, "fused_denoiser", "fp8_linears", "compile_blocks")
         return PlainDenoiser(transformer)
@@ -109,7 +109,7 @@ def test_a_part_that_fails_without_fast_paths_too_ends_the_start(monkeypatch, ti
 
 
 def test_a_fast_path_that_gives_nan_is_refused_before_any_job(monkeypatch, tiny_checkpoint):
-    def with_nan(transformer: Any, acceleration: Acceleration) -> PlainDenoiser:
+    def with_nan(transformer: Any, acceleration: Acceleration, _: None) -> PlainDenoiser:
         if acceleration.fp8_linears:
             transformer.proj_out.register_forward_hook(lambda *_: torch.full_like(_[2], torch.nan))
         return PlainDenoiser(transformer)

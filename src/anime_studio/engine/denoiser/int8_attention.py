@@ -11,12 +11,13 @@ docs/performance.md has what was measured, docs/adr/0016 why.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 
 from anime_studio.engine.denoiser.e4m3 import E4M3
+from anime_studio.engine.denoiser.sparse_attention import coarse_branch
 
 _LOG2_E = 1.4426950408889634
 _SAMPLE_TOKENS = 2048
@@ -73,6 +74,18 @@ class KeyBlocks(NamedTuple):
     absent: torch.Tensor
 
 
+class Ragged(NamedTuple):
+    """Tiles in place of a launch's blocks: tokens that follow one another, at most as many as a block has room for.
+
+    Attributes:
+        starts: int32 (tiles,): the first token of each.
+        sizes: int32 (tiles,): how many it has.
+    """
+
+    starts: torch.Tensor
+    sizes: torch.Tensor
+
+
 def int8_attention_works(device: torch.device) -> bool:
     """Whether *device* has a launch, and Triton compiles and runs it there."""
     if device.type != "cuda" or launch_for(torch.cuda.get_device_capability(device)) is None:
@@ -120,6 +133,87 @@ def _(qkv: torch.Tensor, *_: object) -> torch.Tensor:
     return qkv.new_empty((*qkv.shape[:2], qkv.shape[2] // 3))
 
 
+@torch.library.custom_op("anime_studio::int8_sparse_attention", mutates_args=())
+def int8_sparse_attention(
+    qkv: torch.Tensor,
+    gain_q: torch.Tensor,
+    gain_k: torch.Tensor,
+    cosines: torch.Tensor,
+    sines: torch.Tensor,
+    heads: int,
+    epsilon: float,
+    starts: torch.Tensor,
+    sizes: torch.Tensor,
+    volume: int,
+    kept: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return both branches of sparse attention: fine (1, tokens, heads x width) and coarse (tiles, heads x width).
+
+    Args:
+        qkv: See `int8_attention`; tokens in the order of tiles.
+        gain_q: See `int8_attention`.
+        gain_k: See `int8_attention`.
+        cosines: See `int8_attention`; in the order of tiles as well.
+        sines: See *cosines*.
+        heads: How many.
+        epsilon: Of both norms.
+        starts: See `Tiles`.
+        sizes: See `Tiles`.
+        volume: See `Tiles`; 64.
+        kept: See `Tiles`.
+    """
+    launch = launch_for(torch.cuda.get_device_capability(qkv.device))
+    if launch is None:
+        raise NotImplementedError("no launch for this GPU; see int8_attention_works")
+    rotary, ragged = (cosines, sines), Ragged(starts, sizes)
+    return attend_int8_sparsely(
+        qkv, gain_q, gain_k, rotary, heads, epsilon, launch_for_tiles(launch, volume), ragged, kept
+    )
+
+
+@int8_sparse_attention.register_fake
+def _(qkv: torch.Tensor, *others: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    dim, tiles = qkv.shape[2] // 3, others[6].shape[0]  # its starts
+    return qkv.new_empty((*qkv.shape[:2], dim)), qkv.new_empty((tiles, dim))
+
+
+def launch_for_tiles(launch: Launch, volume: int) -> Launch:
+    """Return *launch* for tiles of *volume* tokens: each has its own list of keys, so one is all that a program takes."""
+    return replace(launch, queries=volume, keys=volume, num_warps=4)
+
+
+def attend_int8_sparsely(
+    qkv: torch.Tensor,
+    gain_q: torch.Tensor,
+    gain_k: torch.Tensor,
+    rotary: tuple[torch.Tensor, torch.Tensor],
+    heads: int,
+    epsilon: float,
+    launch: Launch,
+    ragged: Ragged,
+    kept: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what `int8_sparse_attention` does, by *launch*."""
+    from anime_studio.engine.denoiser.int8_kernels import pool_values
+
+    qkv, rotary = qkv.contiguous(), (rotary[0].contiguous(), rotary[1].contiguous())
+    tiles, width = len(ragged.sizes), qkv.shape[2] // (3 * heads)
+    mean = _mean_key(qkv, gain_k, rotary, heads, epsilon)
+    quantized = _quantize(qkv, (gain_q, gain_k), rotary, mean, heads, epsilon, launch, ragged)
+    copied = qkv if launch.e4m3_values else qkv.new_empty((tiles * launch.keys, heads * width))
+    pooled = mean.new_empty((heads, tiles, width))
+    pool_values[(tiles, heads)](
+        qkv, *ragged, copied, pooled,
+        HEADS=heads, WIDTH=width, ROWS=launch.keys, COPY=not launch.e4m3_values,
+    )  # fmt: skip
+    scores, coarse = coarse_branch(quantized.pooled[0], quantized.pooled[1], pooled)
+    chosen = scores.topk(kept, sorted=False).indices.int()
+    absent = (launch.keys - ragged.sizes)[chosen].sum(-1, dtype=torch.int32)
+    attend = _attend_e4m3 if launch.e4m3_values else _attend
+    fine = attend(qkv, quantized, heads, launch, KeyBlocks(chosen, absent), ragged, copied)
+    return fine, coarse.transpose(0, 1).flatten(1).to(qkv.dtype)
+
+
 def attend_int8(
     qkv: torch.Tensor,
     gain_q: torch.Tensor,
@@ -144,6 +238,7 @@ class _Quantized(NamedTuple):
     levels: torch.Tensor
     scales: torch.Tensor
     norms: torch.Tensor
+    pooled: torch.Tensor
 
 
 def _mean_key(
@@ -171,58 +266,79 @@ def _quantize(
     heads: int,
     epsilon: float,
     launch: Launch,
+    ragged: Ragged | None = None,
 ) -> _Quantized:
     from anime_studio.engine.denoiser.int8_kernels import quantize
 
     tokens, width = qkv.shape[1], qkv.shape[2] // (3 * heads)
-    padded = -(-tokens // launch.queries) * launch.queries
+    padded = (
+        -(-tokens // launch.queries) * launch.queries if ragged is None else len(ragged.sizes) * launch.keys
+    )
     levels = qkv.new_empty((2, heads, padded, width), dtype=torch.int8)
     scales = qkv.new_empty((2, heads, padded), dtype=torch.float32)
     norms = torch.empty_like(scales)
+    pooled = mean if ragged is None else mean.new_empty((2, heads, len(ragged.sizes), width))
     quantize[(padded // launch.keys, 2)](
-        qkv, *gains, *rotary, mean, levels, scales, norms, tokens, padded,
-        HEADS=heads, WIDTH=width, ROWS=launch.keys, EPSILON=epsilon, num_warps=_QUANTIZE_WARPS,
+        qkv, *gains, *rotary, mean, levels, scales, norms, *(ragged or (mean, mean)), pooled, tokens, padded,
+        HEADS=heads, WIDTH=width, ROWS=launch.keys, EPSILON=epsilon, RAGGED=ragged is not None,
+        num_warps=_QUANTIZE_WARPS,
     )  # fmt: skip
-    return _Quantized(levels, scales, norms)
+    return _Quantized(levels, scales, norms, pooled)
 
 
 def _attend(
-    qkv: torch.Tensor, quantized: _Quantized, heads: int, launch: Launch, key_blocks: KeyBlocks | None
+    qkv: torch.Tensor,
+    quantized: _Quantized,
+    heads: int,
+    launch: Launch,
+    key_blocks: KeyBlocks | None,
+    ragged: Ragged | None = None,
+    copied: torch.Tensor | None = None,
 ) -> torch.Tensor:
     from anime_studio.engine.denoiser.int8_kernels import attend
 
-    levels, scales, norms = quantized
+    levels, scales, norms, _ = quantized
     padded, width = levels.shape[2:]
     out = qkv.new_empty((1, qkv.shape[1], heads * width))
     keys = _source(levels[1].view(-1, width), launch.keys, width, launch)
-    values = _source(qkv[0, :, 2 * heads * width :], launch.keys, width, launch)
+    values = qkv[0, :, 2 * heads * width :] if copied is None else copied
+    values = _source(values, launch.keys, width, launch)
     attend[(padded // launch.queries, heads)](
-        levels, keys, values, scales, norms, out, *(key_blocks or (scales, scales)),
+        levels, keys, values, scales, norms, out, *(key_blocks or (scales, scales)), *(ragged or (scales, scales)),
         qkv.shape[1], padded, _LOG2_E / math.sqrt(width),
-        **_constants(levels, launch, key_blocks), ALL=_power_of_two(padded // launch.keys),
+        **_constants(levels, launch, key_blocks), RAGGED=ragged is not None,
+        ALL=_power_of_two(padded // launch.keys),
     )  # fmt: skip
     return out
 
 
 def _attend_e4m3(
-    qkv: torch.Tensor, quantized: _Quantized, heads: int, launch: Launch, key_blocks: KeyBlocks | None
+    qkv: torch.Tensor,
+    quantized: _Quantized,
+    heads: int,
+    launch: Launch,
+    key_blocks: KeyBlocks | None,
+    ragged: Ragged | None = None,
+    _copied: torch.Tensor | None = None,
 ) -> torch.Tensor:
     from anime_studio.engine.denoiser.int8_kernels import attend_e4m3, quantize_values
 
-    levels, scales, _ = quantized
+    levels, scales, *_ = quantized
     padded, width = levels.shape[2:]
     mean = qkv[0, :, 2 * heads * width :].mean(0, dtype=torch.float32)
     narrow = qkv.new_empty((heads * width, padded), dtype=E4M3)
     exponents = qkv.new_empty((heads, padded // launch.keys), dtype=torch.float32)
     quantize_values[(padded // launch.keys, heads)](
-        qkv, mean, narrow, exponents, qkv.shape[1], padded, HEADS=heads, WIDTH=width, ROWS=launch.keys
-    )
+        qkv, mean, narrow, exponents, *(ragged or (mean, mean)), qkv.shape[1], padded,
+        HEADS=heads, WIDTH=width, ROWS=launch.keys, RAGGED=ragged is not None,
+    )  # fmt: skip
     out = qkv.new_empty((1, qkv.shape[1], heads * width))
     keys = _source(levels[1].view(-1, width), launch.keys, width, launch)
     values = _source(narrow, width, launch.keys, launch)
     attend_e4m3[(padded // launch.queries, heads)](
         levels, keys, values, scales, exponents, mean, out, *(key_blocks or (scales, scales)),
-        qkv.shape[1], padded, _LOG2_E / math.sqrt(width), **_constants(levels, launch, key_blocks),
+        *(ragged or (scales, scales)), qkv.shape[1], padded, _LOG2_E / math.sqrt(width),
+        **_constants(levels, launch, key_blocks), RAGGED=ragged is not None,
     )  # fmt: skip
     return out
 

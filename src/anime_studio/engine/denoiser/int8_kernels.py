@@ -14,6 +14,9 @@ block that becomes part of the weight's exponent.
 Tensors are (heads, tokens, width), tokens padded to whole blocks. Padding keys are zero: each adds the weight of logit
 zero to a row's sum and nothing to its values, so they are counted, and subtracted once at the end.
 
+For sparse attention, RAGGED, a block of padded tokens is a tile: *sizes* tokens from *starts* on, the rest is padding. The
+kernels that pad a tile also take its mean.
+
 Imported only where Triton and a GPU are (or its interpreter, for tests).
 """
 # ruff: noqa: ANN001, ANN201, N803 (Triton reads the annotations of a kernel and writes constants in capitals)
@@ -39,12 +42,22 @@ ROUND = tl.constexpr(12582912.0)
 
 
 @triton.jit
-def inverse_rms(part, row, tokens, HEADS: tl.constexpr, WIDTH: tl.constexpr, EPSILON: tl.constexpr):
-    """Return 1 / root mean square of each row of *part* over all heads."""
+def rows_of(starts, sizes, tokens, ROWS: tl.constexpr, RAGGED: tl.constexpr):
+    """Return the tokens of this program's block of ROWS, and which of them are there."""
+    block = tl.program_id(0)
+    within = tl.arange(0, ROWS)
+    row = (tl.load(starts + block) if RAGGED else block * ROWS) + within
+    here = within < tl.load(sizes + block) if RAGGED else row < tokens
+    return row, here
+
+
+@triton.jit
+def inverse_rms(part, here, HEADS: tl.constexpr, WIDTH: tl.constexpr, EPSILON: tl.constexpr):
+    """Return 1 / root mean square over all heads of each row of *part* that is *here*."""
     columns = tl.arange(0, WIDTH)
-    total = tl.zeros([row.shape[0]], tl.float32)
+    total = tl.zeros([here.shape[0]], tl.float32)
     for head in range(HEADS):
-        x = tl.load(part + head * WIDTH + columns[None, :], mask=(row < tokens)[:, None], other=0.0)
+        x = tl.load(part + head * WIDTH + columns[None, :], mask=here[:, None], other=0.0)
         total += tl.sum(x.to(tl.float32) * x.to(tl.float32), 1)
     return tl.rsqrt(total / (HEADS * WIDTH) + EPSILON)
 
@@ -70,7 +83,7 @@ def sum_keys(
     here = (row < tokens)[:, None]
     columns, pairs = tl.arange(0, WIDTH), tl.arange(0, WIDTH // 2)
     part = qkv + row.to(tl.int64)[:, None] * (3 * HEADS * WIDTH) + HEADS * WIDTH
-    inverse = inverse_rms(part, row, tokens, HEADS, WIDTH, EPSILON)
+    inverse = inverse_rms(part, row < tokens, HEADS, WIDTH, EPSILON)
     angle = row[:, None] * (WIDTH // 2) + pairs[None, :]
     cosine = tl.load(cosines + angle, mask=here, other=0.0)
     sine = tl.load(sines + angle, mask=here, other=0.0)
@@ -85,21 +98,22 @@ def sum_keys(
 
 @triton.jit
 def quantize(
-    qkv, gain_q, gain_k, cosines, sines, mean, levels, scales, norms, tokens, padded,
-    HEADS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, EPSILON: tl.constexpr,
+    qkv, gain_q, gain_k, cosines, sines, mean, levels, scales, norms, starts, sizes, pooled, tokens, padded,
+    HEADS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, EPSILON: tl.constexpr, RAGGED: tl.constexpr,
 ):  # fmt: skip
     """Write queries (program 0 of axis 1) and keys (program 1) as int8, ROWS tokens a program.
 
     *levels* is int8 (2, heads, padded, width), *scales* and *norms* float32 (2, heads, padded): a query's own, and
     for a key the largest of its block of ROWS. *mean* is of the keys, (heads, width), in the order of `sum_keys`.
+    If RAGGED, *pooled* becomes the mean of each tile, float32 (2, heads, tiles, width), in the same order.
     """
     keys = tl.program_id(1)
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    here = (row < tokens)[:, None]
+    row, there = rows_of(starts, sizes, tokens, ROWS, RAGGED)
+    here = there[:, None]
     columns, pairs = tl.arange(0, WIDTH), tl.arange(0, WIDTH // 2)
     part = qkv + row.to(tl.int64)[:, None] * (3 * HEADS * WIDTH) + keys * (HEADS * WIDTH)
     gain = gain_k if keys else gain_q
-    inverse = inverse_rms(part, row, tokens, HEADS, WIDTH, EPSILON)
+    inverse = inverse_rms(part, there, HEADS, WIDTH, EPSILON)
     angle = row[:, None] * (WIDTH // 2) + pairs[None, :]
     cosine = tl.load(cosines + angle, mask=here, other=0.0)
     sine = tl.load(sines + angle, mask=here, other=0.0)
@@ -108,6 +122,11 @@ def quantize(
         first, second = rotated(
             tl.load(part + own[None, :], mask=here, other=0.0), tl.load(gain + own), inverse, cosine, sine
         )
+        if RAGGED:
+            at = pooled + ((keys * HEADS + head) * tl.num_programs(0) + tl.program_id(0)) * WIDTH + pairs
+            size = tl.load(sizes + tl.program_id(0))
+            tl.store(at, tl.sum(first, 0) / size)
+            tl.store(at + WIDTH // 2, tl.sum(second, 0) / size)
         offset = mean + head * WIDTH + pairs
         first = tl.where(here, first - keys * tl.load(offset)[None, :], 0.0)
         second = tl.where(here, second - keys * tl.load(offset + WIDTH // 2)[None, :], 0.0)
@@ -118,7 +137,7 @@ def quantize(
             square = tl.zeros_like(square) + tl.max(square, 0)
         scale = tl.maximum(largest, SMALLEST_MAX) / INT8_MAX
         whole = tl.reshape(tl.join(first, second), (ROWS, WIDTH)) / scale[:, None]
-        place = (keys * HEADS + head) * padded + row
+        place = (keys * HEADS + head) * padded + tl.program_id(0) * ROWS + tl.arange(0, ROWS)
         tl.store(
             levels + place.to(tl.int64)[:, None] * WIDTH + columns[None, :],
             ((whole + ROUND) - ROUND).to(tl.int8),
@@ -128,8 +147,29 @@ def quantize(
 
 
 @triton.jit
+def pool_values(
+    qkv, starts, sizes, copied, pooled, HEADS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, COPY: tl.constexpr
+):  # fmt: skip
+    """Write the mean value of a tile of one head to *pooled*, float32 (heads, tiles, width).
+
+    If COPY, write the values of the tile to *copied* (tiles x ROWS, heads x width), padded with zeros.
+    """
+    head = tl.program_id(1)
+    row, here = rows_of(starts, sizes, 0, ROWS, True)
+    own = head * WIDTH + tl.arange(0, WIDTH)
+    at = qkv + row.to(tl.int64)[:, None] * (3 * HEADS * WIDTH) + 2 * HEADS * WIDTH + own[None, :]
+    value = tl.load(at, mask=here[:, None], other=0.0)
+    mean = tl.sum(value.to(tl.float32), 0) / tl.load(sizes + tl.program_id(0))
+    tl.store(pooled + (head * tl.num_programs(0) + tl.program_id(0)) * WIDTH + tl.arange(0, WIDTH), mean)
+    if COPY:
+        place = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+        tl.store(copied + place.to(tl.int64)[:, None] * (HEADS * WIDTH) + own[None, :], value)
+
+
+@triton.jit
 def quantize_values(
-    qkv, mean, levels, exponents, tokens, padded, HEADS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr
+    qkv, mean, levels, exponents, starts, sizes, tokens, padded,
+    HEADS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, RAGGED: tl.constexpr,
 ):  # fmt: skip
     """Write values less their *mean* (heads, width) as e4m3, ROWS tokens of one head a program.
 
@@ -139,10 +179,11 @@ def quantize_values(
     """
     head = tl.program_id(1)
     place = tl.arange(0, ROWS)
-    row = tl.program_id(0) * ROWS + place // 16 * 16 + place // 2 % 2 * 8 + place // 4 % 4 * 2 + place % 2
+    within = place // 16 * 16 + place // 2 % 2 * 8 + place // 4 % 4 * 2 + place % 2
+    row = (tl.load(starts + tl.program_id(0)) if RAGGED else tl.program_id(0) * ROWS) + within
     own = head * WIDTH + tl.arange(0, WIDTH)
     at = qkv + row.to(tl.int64)[:, None] * (3 * HEADS * WIDTH) + 2 * HEADS * WIDTH + own[None, :]
-    here = (row < tokens)[:, None]
+    here = (within < tl.load(sizes + tl.program_id(0)) if RAGGED else row < tokens)[:, None]
     value = tl.load(at, mask=here, other=0.0).to(tl.float32) - tl.load(mean + own)[None, :]
     value = tl.where(here, value, 0.0)
     scale = tl.maximum(tl.max(tl.max(tl.abs(value), 1), 0), SMALLEST_MAX) / E4M3_MAX
@@ -169,21 +210,24 @@ def load_block(
 
 @triton.jit
 def attend(
-    queries, keys, values, scales, norms, out, blocks, absent, tokens, padded, logit_scale,
-    HEADS: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
-    COUNT: tl.constexpr, LISTED: tl.constexpr, DESCRIBED: tl.constexpr, ALL: tl.constexpr,
+    queries, keys, values, scales, norms, out, blocks, absent, starts, sizes, tokens, padded, logit_scale,
+    HEADS: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, COUNT: tl.constexpr,
+    LISTED: tl.constexpr, RAGGED: tl.constexpr, DESCRIBED: tl.constexpr, ALL: tl.constexpr,
 ):  # fmt: skip
     """Attend QUERIES queries of one head to their blocks of KEYS keys; values are bfloat16.
 
     Args:
         queries: int8 (heads, padded, width).
         keys: int8 (heads x padded, width).
-        values: bfloat16 (tokens, heads x width), the last part of the joined projection.
+        values: bfloat16 (tokens, heads x width), the last part of the joined projection; if RAGGED, as `pool_values`
+            copied them.
         scales: See `quantize`.
         norms: See `quantize`.
         out: bfloat16 (tokens, heads x width).
         blocks: int32 (heads, padded / QUERIES, COUNT): which blocks, in which order; read if LISTED.
         absent: int32 (heads, padded / QUERIES): how many padding keys they hold; read if LISTED.
+        starts: int32 (padded / QUERIES,): the token at which each tile starts; read if RAGGED.
+        sizes: int32 (padded / QUERIES,): how many it has; read if RAGGED.
         tokens: How many there are.
         padded: How many with padding.
         logit_scale: 1 / sqrt(width), times log2(e).
@@ -193,19 +237,20 @@ def attend(
         KEYS: In a block; `quantize` had as many ROWS.
         COUNT: Blocks that a tile attends to.
         LISTED: Whether *blocks* says which; otherwise all, in their order.
+        RAGGED: Whether each block is a tile of fewer tokens than it has room for; QUERIES and KEYS are the same.
         DESCRIBED: Whether *keys* and *values* are descriptors, for Hopper's copy engine.
         ALL: A power of two, at least padded / KEYS.
     """
     head = tl.program_id(1)
     tile = head * tl.num_programs(0) + tl.program_id(0)
-    row = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
+    place = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
     columns = tl.arange(0, WIDTH)
-    query = tl.load(queries + (head * padded + row).to(tl.int64)[:, None] * WIDTH + columns[None, :])
-    scale = (tl.load(scales + head * padded + row) * logit_scale)[:, None]
+    query = tl.load(queries + (head * padded + place).to(tl.int64)[:, None] * WIDTH + columns[None, :])
+    scale = (tl.load(scales + head * padded + place) * logit_scale)[:, None]
     key_scales = scales + (HEADS + head) * padded
     each = tl.arange(0, ALL) * KEYS
     longest = tl.max(tl.load(norms + (HEADS + head) * padded + each, mask=each < padded, other=0.0), 0)
-    bound = tl.load(norms + head * padded + row) * longest * logit_scale
+    bound = tl.load(norms + head * padded + place) * longest * logit_scale
     shift = -tl.maximum(bound - REACH, 0.0)[:, None]
     if tl.max(bound, 0) > REACH + REACH:  # shifted so far down, a row could lose all its weights
         largest = tl.full([QUERIES], -1e30, tl.float32)
@@ -224,8 +269,9 @@ def attend(
     for step in range(COUNT):
         key = load_block(keys, head * padded + first, 0, 0, WIDTH, KEYS, WIDTH, False, DESCRIBED)
         value = load_block(
-            values, first, head * WIDTH, tokens, 3 * HEADS * WIDTH, KEYS, WIDTH, True, DESCRIBED
-        )
+            values, first, head * WIDTH, tokens, (1 if RAGGED else 3) * HEADS * WIDTH, KEYS, WIDTH, not RAGGED,
+            DESCRIBED,
+        )  # fmt: skip
         logits = tl.dot(query, key.T, out_dtype=tl.int32).to(tl.float32)
         weights = tl.exp2(logits * (scale * key_scale) + shift)
         total += tl.sum(tl.sum(weights.reshape(QUERIES, KEYS // 8, 4, 2), 3), 1)
@@ -234,15 +280,16 @@ def attend(
         first = (tl.load(blocks + tile * COUNT + after) if LISTED else after) * KEYS
         key_scale = tl.load(key_scales + first)
     result = result * (1.0 / (tl.sum(total, 1, keep_dims=True) - missing * tl.exp2(shift)))
+    row, here = rows_of(starts, sizes, tokens, QUERIES, RAGGED)
     at = out + row.to(tl.int64)[:, None] * (HEADS * WIDTH) + head * WIDTH + columns[None, :]
-    tl.store(at, result.to(out.dtype.element_ty), mask=(row < tokens)[:, None])
+    tl.store(at, result.to(out.dtype.element_ty), mask=here[:, None])
 
 
 @triton.jit
 def attend_e4m3(
-    queries, keys, values, scales, exponents, mean, out, blocks, absent, tokens, padded, logit_scale,
-    HEADS: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
-    COUNT: tl.constexpr, LISTED: tl.constexpr, DESCRIBED: tl.constexpr,
+    queries, keys, values, scales, exponents, mean, out, blocks, absent, starts, sizes, tokens, padded, logit_scale,
+    HEADS: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, COUNT: tl.constexpr,
+    LISTED: tl.constexpr, RAGGED: tl.constexpr, DESCRIBED: tl.constexpr,
 ):  # fmt: skip
     """Attend as `attend` does; values are e4m3.
 
@@ -256,6 +303,8 @@ def attend_e4m3(
         out: See `attend`.
         blocks: See `attend`.
         absent: See `attend`.
+        starts: See `attend`.
+        sizes: See `attend`.
         tokens: See `attend`.
         padded: See `attend`.
         logit_scale: See `attend`.
@@ -265,14 +314,15 @@ def attend_e4m3(
         KEYS: See `attend`.
         COUNT: See `attend`.
         LISTED: See `attend`.
+        RAGGED: See `attend`.
         DESCRIBED: See `attend`.
     """
     head = tl.program_id(1)
     tile = head * tl.num_programs(0) + tl.program_id(0)
-    row = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
+    place = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
     columns = tl.arange(0, WIDTH)
-    query = tl.load(queries + (head * padded + row).to(tl.int64)[:, None] * WIDTH + columns[None, :])
-    scale = tl.load(scales + head * padded + row) * logit_scale
+    query = tl.load(queries + (head * padded + place).to(tl.int64)[:, None] * WIDTH + columns[None, :])
+    scale = tl.load(scales + head * padded + place) * logit_scale
     key_scales = scales + (HEADS + head) * padded
     exponents += head * (padded // KEYS)
     missing = tl.load(absent + tile) if LISTED else padded - tokens
@@ -296,5 +346,6 @@ def attend_e4m3(
         largest = risen
     result = result * (1.0 / (total - missing * tl.exp2(-(largest - HEADROOM))))[:, None]
     result += tl.load(mean + head * WIDTH + columns)[None, :]
+    row, here = rows_of(starts, sizes, tokens, QUERIES, RAGGED)
     at = out + row.to(tl.int64)[:, None] * (HEADS * WIDTH) + head * WIDTH + columns[None, :]
-    tl.store(at, result.to(out.dtype.element_ty), mask=(row < tokens)[:, None])
+    tl.store(at, result.to(out.dtype.element_ty), mask=here[:, None])

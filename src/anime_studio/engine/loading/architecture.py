@@ -20,6 +20,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 from anime_studio.checkpoints.pipeline_files import WEIGHTS, check_index, read_json, weight_files
 from anime_studio.checkpoints.safetensors_header import Headers, check_tensors, read_header
 from anime_studio.core.errors import CheckpointError
+from anime_studio.engine.loading.gated_transformer import GatedWanTransformer3DModel
 from anime_studio.engine.torch_errors import is_lack_of_memory
 
 MODELS: Mapping[str, Any] = {
@@ -35,27 +36,32 @@ _TIED = frozenset({"shared.weight", "encoder.embed_tokens.weight"})
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 
-def empty_models(folder: Path) -> dict[str, Any]:
-    """Return the models of the checkpoint in *folder*, their weights on the meta device.
+def model_class(part: str, *, gated: bool) -> Any:
+    """Return the class of a pipeline's *part*; *gated* as `Checkpoint.gated`."""
+    return GatedWanTransformer3DModel if gated and part == "transformer" else MODELS[part]
+
+
+def empty_models(folder: Path, *, gated: bool = False) -> dict[str, Any]:
+    """Return the models of the checkpoint in *folder*, their weights on the meta device; *gated* as `Checkpoint.gated`.
 
     Raises:
         CheckpointError: A JSON file is missing or unreadable, describes another pipeline or model, or the models do
             not fit together.
     """
     check_index(folder)
-    models = {name: _without_weights(folder / name) for name in MODELS}
+    models = {name: _without_weights(folder / name, gated=gated) for name in MODELS}
     _check_agreement(folder, {name: model.config for name, model in models.items()})
     return models
 
 
-def check_source(folder: Path) -> None:
-    """Check the JSON files and the weight files of a checkpoint as fetched.
+def check_source(folder: Path, *, gated: bool = False) -> None:
+    """Check the JSON files and the weight files of a checkpoint as fetched; *gated* as `Checkpoint.gated`.
 
     Raises:
         CheckpointError: See `empty_models`; or a weight file is missing, truncated, or holds missing, unexpected or
             misshapen tensors.
     """
-    for name, model in empty_models(folder).items():
+    for name, model in empty_models(folder, gated=gated).items():
         expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
         files = {path: read_header(path) for path in weight_files(folder / name)}
         check_tensors(folder / name / WEIGHTS[name], files, expected, _TIED)
@@ -93,13 +99,13 @@ def _check_agreement(folder: Path, configs: Mapping[str, Any]) -> None:
             raise CheckpointError(f"{path}: {key} is {factor!r}, not a whole number from 1")
 
 
-def _without_weights(folder: Path) -> Any:
+def _without_weights(folder: Path, *, gated: bool) -> Any:
     config = dict(read_json(folder / "config.json"))
     # Buffers get real memory: no file holds the denoiser's rotary angles, the constructor computes them.
     with library_errors(folder / "config.json"), init_empty_weights(include_buffers=False):
         if folder.name == "text_encoder":
             return UMT5EncoderModel(UMT5Config.from_dict(config))
-        return MODELS[folder.name].from_config(config)
+        return model_class(folder.name, gated=gated).from_config(config)
 
 
 def without_encoder(vae: Any) -> Any:

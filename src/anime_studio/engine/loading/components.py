@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import structlog
 import torch
@@ -26,6 +26,7 @@ from anime_studio.engine.loading.architecture import (
     MODELS,
     check_source,
     library_errors,
+    model_class,
     without_encoder,
 )
 from anime_studio.engine.loading.from_shards import read_prepared
@@ -34,8 +35,17 @@ from anime_studio.telemetry import LogEvent
 
 _log = structlog.get_logger(__name__)
 
-ReadModels = Callable[[Path, Packing, torch.device, Collection[str]], dict[str, Any]]
-"""Read some of `text_encoder`, `transformer` and `vae` from a folder onto a device."""
+
+class ReadModels(Protocol):
+    """Reads some of `text_encoder`, `transformer` and `vae` from a folder onto a device."""
+
+    def __call__(
+        self, folder: Path, packing: Packing, device: torch.device, parts: Collection[str], *, gated: bool
+    ) -> dict[str, Any]:
+        """See `read_source`."""
+        ...
+
+
 _TEXT: Final = ("text_encoder",)
 _WITHOUT_TEXT: Final = ("transformer", "vae")
 _Loaded = TypeVar("_Loaded")
@@ -94,7 +104,7 @@ def load_components(checkpoint: Checkpoint, device: torch.device, *, with_text: 
     packing = packing_for(device.type)
 
     def load(folder: Path, read_models: ReadModels) -> Components:
-        return _load(folder, packing, device, read_models, with_text=with_text)
+        return _load(folder, packing, device, read_models, with_text=with_text, gated=checkpoint.gated)
 
     components = _load_prepared(checkpoint, packing, load) or load(checkpoint.folder, read_source)
     return _with_decoder(components, checkpoint)
@@ -117,7 +127,8 @@ def load_for_a_gpu(checkpoint: Checkpoint, packing: Packing, *, with_text: bool)
     """
 
     def load(folder: Path, read_models: ReadModels) -> Components:
-        return _load(folder, packing, torch.device("cpu"), read_models, with_text=with_text)
+        cpu = torch.device("cpu")
+        return _load(folder, packing, cpu, read_models, with_text=with_text, gated=checkpoint.gated)
 
     return _load_prepared(checkpoint, packing, load)
 
@@ -137,7 +148,8 @@ def load_text_encoder(checkpoint: Checkpoint, packing: Packing) -> LoadedText:
     """
 
     def load(folder: Path, read_models: ReadModels) -> LoadedText:
-        model = read_models(folder, packing, torch.device("cpu"), _TEXT)["text_encoder"]
+        cpu = torch.device("cpu")
+        model = read_models(folder, packing, cpu, _TEXT, gated=checkpoint.gated)["text_encoder"]
         return LoadedText(folder, _load_tokenizer(folder / "tokenizer"), model)
 
     return _load_prepared(checkpoint, packing, load) or load(checkpoint.folder, read_source)
@@ -168,6 +180,7 @@ def _load(
     read_models: ReadModels,
     *,
     with_text: bool,
+    gated: bool,
 ) -> Components:
     try:
         with ThreadPoolExecutor(
@@ -175,7 +188,7 @@ def _load(
         ) as thread:  # a vocabulary of 256,384 takes a second, as long as the weights
             tokenizer = thread.submit(_load_tokenizer, folder / "tokenizer") if with_text else None
             parts = tuple(MODELS) if with_text else _WITHOUT_TEXT
-            models = read_models(folder, packing, device, parts)
+            models = read_models(folder, packing, device, parts, gated=gated)
             return Components(
                 folder=folder,
                 tokenizer=tokenizer and tokenizer.result(),
@@ -194,18 +207,30 @@ def read_source(
     packing: Packing,
     device: torch.device,
     parts: Collection[str] = tuple(MODELS),
+    *,
+    gated: bool = False,
 ) -> dict[str, Any]:
     """Read models of a checkpoint as fetched.
+
+    Args:
+        folder: The checkpoint.
+        packing: What *device* asks for.
+        device: Where the weights go.
+        parts: The names of the models that are wanted.
+        gated: See `Checkpoint.gated`.
 
     Raises:
         CheckpointError: See `load_components`.
     """
-    check_source(folder)
-    return {name: load_model(folder / name, getattr(torch, packing.dtype)).to(device) for name in parts}
+    check_source(folder, gated=gated)
+    dtype = getattr(torch, packing.dtype)
+    return {name: load_model(folder / name, dtype, gated=gated).to(device) for name in parts}
 
 
-def load_model(folder: Path, dtype: torch.dtype) -> Any:
+def load_model(folder: Path, dtype: torch.dtype, *, gated: bool = False) -> Any:
     """Return the model in *folder*, part of a checkpoint as fetched, on the CPU with its weights in *dtype*.
+
+    *gated* as `Checkpoint.gated`.
 
     Raises:
         CheckpointError: It cannot be read.
@@ -214,7 +239,7 @@ def load_model(folder: Path, dtype: torch.dtype) -> Any:
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     with library_errors(folder):
-        model = MODELS[folder.name].from_pretrained(
+        model = model_class(folder.name, gated=gated).from_pretrained(
             folder, local_files_only=True, torch_dtype=dtype, low_cpu_mem_usage=True
         )
     if folder.name == "text_encoder":

@@ -32,6 +32,8 @@ def read_prepared(
     packing: Packing,
     device: torch.device,
     parts: Collection[str] = tuple(MODELS),
+    *,
+    gated: bool = False,
 ) -> dict[str, Any]:
     """Read models of a prepared checkpoint onto *device*.
 
@@ -40,12 +42,13 @@ def read_prepared(
         packing: What *device* asks for.
         device: Where the weights go.
         parts: The names of the models that are wanted.
+        gated: See `Checkpoint.gated`.
 
     Raises:
         CheckpointError: A file is missing, unreadable or truncated, or a shard holds other tensors; the detail names it.
     """
     with library_errors(folder):
-        models, files = open_prepared(folder, packing)
+        models, files = open_prepared(folder, packing, gated=gated)
         with ParallelReader(device) as reader:
             for name in parts:
                 tensors = _allocate(files[name], device)
@@ -58,13 +61,15 @@ def read_prepared(
         return {name: models[name].eval().requires_grad_(False) for name in parts}
 
 
-def open_prepared(folder: Path, packing: Packing) -> tuple[dict[str, Any], dict[str, Headers]]:
+def open_prepared(
+    folder: Path, packing: Packing, *, gated: bool = False
+) -> tuple[dict[str, Any], dict[str, Headers]]:
     """Return the models as they are served, without weights, and the headers of each model's shards.
 
     Raises:
         CheckpointError: A JSON file is wrong (`empty_models`); a shard is missing, truncated or holds other tensors.
     """
-    models = empty_models(folder)
+    models = empty_models(folder, gated=gated)
     without_encoder(models["vae"])
     for model in models.values():
         _cast(model, getattr(torch, packing.dtype))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -98,12 +98,17 @@ def _write(
     folder: Path, checkpoint: Checkpoint, packing: Packing, progress: Progress, shard_bytes: int
 ) -> None:
     source = checkpoint.folder
-    check_source(source)
+    check_source(source, gated=checkpoint.gated)
     # The prepared files get hashes of their own, so a wrong byte of the source would pass as right from then on.
     check(checkpoint, hashes=True)
     files = _copy(source, folder)
     for name in MODELS:
-        files |= _write_model(source / name, folder / name, packing, progress, shard_bytes)
+        files |= _write_model(
+            load_model(source / name, getattr(torch, packing.dtype), gated=checkpoint.gated),
+            folder / name,
+            progress,
+            shard_bytes,
+        )
     layout = Layout(
         version=LAYOUT_VERSION,
         packing=packing,
@@ -113,13 +118,11 @@ def _write(
     )
     Manifest(files, layout).write(folder)
     # Open the result as the loader will: files that do not load must not replace files that do.
-    open_prepared(folder, packing)
+    open_prepared(folder, packing, gated=checkpoint.gated)
 
 
-def _write_model(
-    source: Path, folder: Path, packing: Packing, progress: Progress, shard_bytes: int
-) -> dict[str, FileEntry]:
-    tensors = served_tensors(load_model(source, getattr(torch, packing.dtype)))
+def _write_model(model: Any, folder: Path, progress: Progress, shard_bytes: int) -> dict[str, FileEntry]:
+    tensors = served_tensors(model)
     total, done = sum(tensor.nbytes for tensor in tensors.values()), 0
     files = {}
     for name, entry, tensor_bytes in write_shards(folder, tensors, shard_bytes):
