@@ -163,6 +163,80 @@ def test_a_clip_that_is_hidden_leaves_the_screen_and_the_replays(
         assert second not in page.evaluate("showing")
 
 
+# Clips play slowly until `atFullSpeed`, so that what must happen during one has the time.
+SLOWLY = """
+  let rate = 0.0625;
+  addEventListener("play", ({ target }) => { target.playbackRate = rate; }, true);
+  window.atFullSpeed = () => {
+    rate = 1;
+    for (const video of document.querySelectorAll("video")) video.playbackRate = rate;
+  };
+"""
+
+
+def hide(http: httpx.Client, clip_id: str) -> None:
+    http.post("/operator", json={"action": "hide", "clip_id": clip_id}).raise_for_status()
+
+
+def open_slowly(
+    rig: ServerRig, http: httpx.Client, new_page: NewPage, query: str = ""
+) -> tuple[Any, str, str, list[Any]]:
+    """Open an overlay with two clips, whose second file waits; return them and the requests for that file."""
+    first, second = render_clips(rig, http, 0, 1)
+    page = new_page(str(http.base_url), viewport=OBS_SIZE)
+    page.add_init_script(SLOWLY)
+    page.add_init_script(f"window.addEventListener('DOMContentLoaded', {WATCH})")
+    waiting: list[Any] = []
+    page.route(f"**/outputs/{second}*", lambda route: waiting.append(route))
+    page.goto(f"/overlay?channel={CHANNEL}{query}")
+    return page, first, second, waiting
+
+
+def load(page: Any, waiting: list[Any]) -> None:
+    while not waiting:
+        page.wait_for_timeout(10)
+    page.unroute("**/outputs/**")
+    for route in waiting:
+        route.continue_()
+
+
+def test_a_clip_that_is_hidden_while_it_waits_for_its_turn_is_never_seen(
+    rig: ServerRig, http: httpx.Client, new_page: NewPage
+) -> None:
+    page, first, second, waiting = open_slowly(rig, http, new_page)
+    load(page, waiting)
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.layer')].every((layer) => layer.readyState === 4)"
+    )
+    hide(http, second)
+    for _ in range(2):  # the first answer may be older than the act
+        with page.expect_response(lambda answer: "/channels/" in answer.url):
+            pass
+    page.evaluate("atFullSpeed()")
+    falls_back(page)
+    assert page.evaluate("showing") == ["fallback", first, "fallback"]
+
+
+@pytest.mark.parametrize("moment", ["while the next one loads", "while it fades in"])
+def test_a_clip_that_is_hidden_on_screen_costs_the_next_one_nothing(
+    rig: ServerRig, http: httpx.Client, new_page: NewPage, moment: str
+) -> None:
+    fades = moment.endswith("fades in")
+    page, first, second, waiting = open_slowly(rig, http, new_page, "&fade_ms=3000" if fades else "")
+    shows(page, first)
+    while not (fades or waiting):
+        page.wait_for_timeout(10)
+    hide(http, first)
+    page.wait_for_function("() => window.showing.at(-1) === 'fallback'")
+    page.evaluate("atFullSpeed()")
+    load(page, waiting)
+    shows(page, second)
+    falls_back(page)
+    assert page.evaluate("gaps") == []
+    assert "clip_skipped" not in signals(http)
+    assert "playback_error" not in signals(http)
+
+
 def test_a_fade_that_began_late_ends_before_the_clip_beneath_it_goes(
     http: httpx.Client, new_page: NewPage
 ) -> None:

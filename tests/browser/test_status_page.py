@@ -1,5 +1,6 @@
 """The operator on the status page: sees whose prompt is drawn, and acts; with a key and without one."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import httpx
 import playwright.sync_api as playwright
 import pytest
 
+from anime_studio.core.notes import weights_refused
 from common.schemas import JobState
 from support.accessibility import assert_accessible
 from support.chromium import NewPage
@@ -70,6 +72,55 @@ def test_the_operator_sees_each_prompt_and_cancels_hides_pauses_and_clears(
     page.click("#pause")
     page.wait_for_selector("#paused", state="hidden")
     assert http.get("/ready").status_code == 200
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_budgets_have_bars_that_warn_in_words_at_80_percent(
+    rig: ServerRig, http: httpx.Client, new_page: NewPage, artifacts: Path, scheme: str
+) -> None:
+    ask(http)
+    cost = rig.render_next().cost
+    assert cost is not None
+    page = new_page(str(http.base_url), color_scheme=scheme)
+    for day_share, warning in ((0.79, ""), (0.81, ": nearly spent"), (1.25, ": spent")):
+        rig.studio.policy = replace(
+            rig.studio.policy, budget_usd_per_day=cost.usd / day_share, budget_usd_per_month=cost.usd * 2
+        )
+        page.goto("/status")
+        page.wait_for_selector("#main:not([data-loading])")
+        today, month = (page.locator(".tile", has_text=name) for name in ("Today", "This month"))
+        playwright.expect(today.locator(".note")).to_have_text(re.compile(rf"a day{warning}$"))
+        assert today.get_attribute("data-alarm") == str(bool(warning)).lower()
+        assert filled(today) == pytest.approx(min(1, day_share), abs=0.01)
+        assert filled(month) == pytest.approx(0.5, abs=0.01)
+        assert month.get_attribute("data-alarm") == "false"
+        assert_accessible(page)
+        page.screenshot(path=artifacts / f"status-budget-{day_share}-{scheme}.png", full_page=True)
+
+
+def filled(tile: Any) -> float:
+    """Return how much of the tile's bar is filled, as it is painted."""
+    bar = tile.locator(".bar")
+    whole, part = bar.bounding_box(), bar.locator("span").bounding_box()
+    return float(part["width"] / whole["width"])
+
+
+def test_what_is_to_know_of_the_weights_is_on_the_page_and_gone_with_the_next_clip(
+    rig: ServerRig, http: httpx.Client, new_page: NewPage
+) -> None:
+    note = weights_refused("<b>no file model.safetensors</b>", "0fad780a534b")
+    ask(http)
+    rig.render_next(note)
+    page = open_status(new_page, http)
+    playwright.expect(page.locator("#weights")).to_contain_text(
+        "cannot be used: <b>no file model.safetensors</b>"
+    )
+    assert_accessible(page)
+    ask(http)
+    rig.render_next()
+    page.reload()
+    page.wait_for_selector("#main:not([data-loading])")
+    playwright.expect(page.locator("#weights")).to_be_hidden()
 
 
 def test_with_a_key_in_the_settings_the_page_asks_for_it_and_keeps_it_for_the_tab(

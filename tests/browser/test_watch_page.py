@@ -15,7 +15,7 @@ from support.accessibility import assert_accessible
 from support.chromium import PATIENCE_MS, NewPage
 from support.server_rig import ServerRig, until
 
-PHONE, DESKTOP = {"width": 360, "height": 740}, {"width": 1360, "height": 900}
+SIZES = [{"width": width, "height": 740} for width in (320, 360, 768, 1360, 1920)]
 WORDS = (
     '</h1><script>document.title = "broken"</script> & \u202eabc ' + "a very long prompt of a stranger " * 40
 )
@@ -49,7 +49,7 @@ def test_the_clip_plays_with_and_without_javascript(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [PHONE, DESKTOP])
+@pytest.mark.parametrize("size", SIZES)
 def test_it_is_accessible_and_fits(
     rig: ServerRig, new_page: NewPage, artifacts: Path, scheme: str, size: dict[str, int]
 ) -> None:
@@ -108,6 +108,29 @@ def another_site(html: str) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 360, 768, 1360, 1920])
+def test_a_clip_that_is_not_shown_is_a_page_of_words_and_then_the_clip(
+    rig: ServerRig, new_page: NewPage, artifacts: Path, width: int, scheme: str
+) -> None:
+    with rig.serve() as http:
+        link = watch_url(rig, http, channel="show-0123456789abcdef", hold=True)
+        clip_id = link.split("/watch/")[1].split("?")[0]
+        page = new_page(
+            str(http.base_url),
+            color_scheme=scheme,
+            viewport={"width": width, "height": 740},
+            java_script_enabled=False,
+        )
+        assert page.goto(link).status == 403
+        assert page.inner_text("h1") == "This clip is not shown now"
+        page.screenshot(path=artifacts / f"not-shown-{width}-{scheme}.png")
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        http.post("/operator", json={"action": "show", "clip_id": clip_id}).raise_for_status()
+        assert page.reload().status == 200
+        assert page.locator("video").count() == 1
 
 
 def test_in_a_browser_a_link_that_ended_is_a_page_of_words(rig: ServerRig, new_page: NewPage) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from anime_studio.client import JobNotFoundError, StudioClient
 from anime_studio.core.jobs import RenderedClip, StoredClip
+from anime_studio.core.notes import weights_swapped
 from anime_studio.on_laptop.clips import FolderClips
 from common.show import ChannelClips, RecipeCard, ShowStatus
 from support.server_rig import PATIENCE_S, ServerRig
@@ -326,6 +328,22 @@ def test_watch_shows_the_numbers(rig: ServerRig, http: httpx.Client) -> None:
     assert re.search(r"success\s+100.0%\s+1 clips", output)
     assert re.search(r"Drawing\s+0.30\s+0.30\s+1", output)
     assert json.loads(run(http, "watch", "--json")[1])["succeeded"] == 1
+
+
+def test_watch_warns_of_weights_and_of_a_budget_that_is_nearly_spent(
+    rig: ServerRig, http: httpx.Client
+) -> None:
+    ask(http)
+    cost = rig.render_next(weights_swapped("0fad780a534b")).cost
+    assert cost is not None
+    rig.studio.policy = replace(
+        rig.studio.policy, budget_usd_per_day=cost.usd / 0.85, budget_usd_per_month=cost.usd / 0.5
+    )
+    code, output = run(http, "watch", "--once")
+    assert code == 0
+    assert re.search(r"today\s+\$\S+, 85% of \$\S+, nearly spent", output)
+    assert re.search(r"this month\s+\$\S+, 50% of \$\S+\s*\n", output)
+    assert re.search(r"weights\s+new weights \(0fad780a534b\)", output)
 
 
 def test_report_writes_one_file(rig: ServerRig, http: httpx.Client, tmp_path: Path) -> None:

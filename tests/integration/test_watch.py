@@ -257,14 +257,23 @@ class TestItsLife:
 
         assert http.get(clip.watch_url).json()["code"] == "clip_gone"
 
-    async def test_a_clip_that_the_operator_hid_is_gone_until_it_is_shown(self, rig, http):
-        job, clip = drawn(rig, http, channel="show-0123456789abcdef")
-        record = rig.record(job.job_id)
-        await rig.store.show.hide(record)
+    @pytest.mark.parametrize("kept_off", ["hidden by the operator", "held for a moderator"])
+    def test_a_clip_that_is_not_shown_is_not_called_gone_and_the_same_link_opens_later(
+        self, rig, http, kept_off
+    ):
+        held = kept_off.startswith("held")
+        _, clip = drawn(rig, http, channel="show-0123456789abcdef", hold=held)
+        if not held:
+            http.post("/operator", json={"action": "hide", "clip_id": clip.clip_id}).raise_for_status()
         for link in (clip.watch_url, video_of(clip), poster_of(clip)):
-            assert http.get(link).json()["code"] == "clip_gone"
-        await rig.store.show.show(record, rig.clock.now(), even_hidden=True)
-        assert http.get(clip.watch_url).status_code == 200
+            refused = http.get(link)
+            assert (refused.status_code, refused.json()["code"]) == (403, "clip_hidden")
+            page = http.get(link, headers=BROWSER)
+            assert (page.status_code, Page(page.text).text["h1"]) == (403, "This clip is not shown now")
+            assert "gone" not in page.text
+            assert "same link opens it" in page.text
+        http.post("/operator", json={"action": "show", "clip_id": clip.clip_id}).raise_for_status()
+        assert http.get(clip.watch_url, headers=BROWSER).status_code == 200
 
     def test_a_clip_that_outlives_its_record_is_shown_without_words(self, rig, http):
         _, clip = drawn(rig, http)

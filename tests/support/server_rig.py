@@ -29,7 +29,7 @@ from anime_studio.on_laptop.job_store import SqliteJobs
 from anime_studio.on_laptop.worker_store import SqliteWorkerStore
 from anime_studio.settings import WebOptions
 from anime_studio.web.app import create_app
-from common.schemas import Progress, Readiness, Stage, StartKind, Timings
+from common.schemas import Note, Progress, Readiness, Stage, StartKind, Timings
 from support.clips import render
 
 KEY = "key-" + "k" * 32
@@ -191,24 +191,24 @@ class ServerRig:
     def publish(self, job: JobRecord) -> StoredClip:
         return self.clips.publish(job.clip_id, render(self.folder / "scratch", seed=job.spec.seed % 3))
 
-    def finish(self, worker_store: SqliteWorkerStore, job: JobRecord) -> JobRecord:
+    def finish(self, worker_store: SqliteWorkerStore, job: JobRecord, *notes: Note) -> JobRecord:
         """Publish a real clip and end the job."""
         clip = self.publish(job)
         queue_s = job.timings.queue_s
         timings = Timings(
             queue_s=queue_s, start_s=1.5, text_s=0.01, denoise_s=0.3, decode_s=0.1, store_s=0.02, total_s=2.0
         )
-        job = job.succeeded(clip, timings, receipt(timings, L4), self.clock.now())
+        job = job.succeeded(clip, timings, receipt(timings, L4), self.clock.now(), notes=notes)
         worker_store.save(job)
         return job
 
-    def render_next(self) -> JobRecord:
+    def render_next(self, *notes: Note) -> JobRecord:
         """Do the worker's part for one job, from claim to clip."""
         with self.worker_store() as worker_store:
             job = self.claim(worker_store)
             for step in range(1, job.spec.num_inference_steps + 1):
                 job = self.step(worker_store, job, step)
-            return self.finish(worker_store, job)
+            return self.finish(worker_store, job, *notes)
 
     def fail_next(self) -> JobRecord:
         with self.worker_store() as worker_store:

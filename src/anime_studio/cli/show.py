@@ -24,10 +24,11 @@ from anime_studio.client import DEFAULT_URL, StudioClient, StudioError
 from anime_studio.core.plain_text import visible
 from anime_studio.core.stage_words import STAGE_WORDS
 from common.schemas import SignalKind
-from common.show import ChannelClip, Percentiles, ShowStatus, Spend
+from common.show import ChannelClip, Percentiles, ShowStatus
 
 LONGEST_REPORT_H = 7 * 24
 MOST_POSTERS = 100
+WARN_AT_BUDGET_SHARE = 0.8
 _STATUS_STYLES = {"ready": "green", "asleep": "blue", "starting": "yellow", "unavailable": "red"}
 
 
@@ -190,17 +191,22 @@ def _numbers(status: ShowStatus) -> Table:
         ("backlog", f"{status.readiness.queued} waiting, {status.readiness.running} being drawn"),
         ("cold starts", str(status.cold_starts)),
         ("spent", f"${spend.usd:.4f}{per_clip}{budget}"),
-        ("today", _against_budgets(spend)),
+        ("today", _against_budget(spend.today_usd, spend.budget_usd_per_day)),
+        ("this month", _against_budget(spend.month_usd, spend.budget_usd_per_month)),
         ("fallbacks", f"{status.fallbacks}, {errors} playback errors"),
     ):
         table.add_row(Text(name, style="dim"), value)
+    if status.weights_note is not None:
+        table.add_row(Text("weights", style="dim"), Text(visible(status.weights_note), style="yellow"))
     return table
 
 
-def _against_budgets(spend: Spend) -> str:
-    day = "" if spend.budget_usd_per_day is None else f" of ${spend.budget_usd_per_day:.2f}"
-    month = "" if spend.budget_usd_per_month is None else f" of ${spend.budget_usd_per_month:.2f}"
-    return f"${spend.today_usd:.4f}{day}, this month ${spend.month_usd:.4f}{month}"
+def _against_budget(spent_usd: float, budget_usd: float | None) -> Text:
+    if budget_usd is None:
+        return Text(f"${spent_usd:.4f}")
+    share = spent_usd / budget_usd
+    warning = ", spent" if share >= 1 else ", nearly spent" if share >= WARN_AT_BUDGET_SHARE else ""
+    return Text(f"${spent_usd:.4f}, {share:.0%} of ${budget_usd:.2f}{warning}", "yellow" if warning else "")
 
 
 def _stages(status: ShowStatus) -> Table:

@@ -164,6 +164,7 @@ _BY_CODE: Final[Mapping[str, type[StudioError]]] = {
     "url_expired": LinkExpiredError,
     "url_invalid": DownloadError,
     "url_malformed": DownloadError,
+    "clip_hidden": DownloadError,
     "clip_gone": ClipGoneError,
 }
 

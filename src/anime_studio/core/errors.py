@@ -28,6 +28,7 @@
     │   ├── ClipUrlMalformedError           url_malformed              400
     │   ├── ClipUrlInvalidError             url_invalid                403
     │   ├── ClipUrlExpiredError             url_expired                403
+    │   ├── ClipHiddenError                 clip_hidden                403
     │   └── ClipGoneError                   clip_gone                  410
     ├── UnavailableError                    unavailable                503
     ├── HubError                     weights could not be fetched
@@ -297,6 +298,14 @@ class ClipUrlExpiredError(ClipUrlError):
             f"the URL expired at {expires_at:%Y-%m-%dT%H:%M:%SZ}; read the job again (GET /jobs/{{job_id}}) for a fresh one"
         )
         self.expires_at = expires_at
+
+
+class ClipHiddenError(ClipUrlError):
+    """The clip is there, but the operator hid it, or a moderator has not shown it yet."""
+
+    code = "clip_hidden"
+    title = "The clip is not shown now"
+    status = 403
 
 
 class ClipGoneError(ClipUrlError):

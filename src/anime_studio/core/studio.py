@@ -19,6 +19,7 @@ from anime_studio.core.errors import (
     AnimeStudioError,
     BudgetSpentError,
     ClipGoneError,
+    ClipHiddenError,
     DeadlineUnmeetableError,
     JobCancelledError,
     JobNotFoundError,
@@ -270,13 +271,16 @@ class Studio:
 
         Raises:
             ClipUrlMalformedError, ClipUrlInvalidError, ClipUrlExpiredError: See `UrlSigner.verify_watch`.
-            ClipGoneError: The link is good, the clip was swept, found damaged, or is kept off its channel.
+            ClipGoneError: The link is good, the clip was swept or found damaged.
+            ClipHiddenError: The operator hid the clip, or it waits for a moderator.
         """
         link = self._signer.verify_watch(clip_id, query, self.clock.now())
         clip, _ = await self._stored(clip_id, Asset.VIDEO)
         job = await self.jobs.of_clip(clip_id)
         if job is not None and await self.jobs.show.hidden([job]):
-            raise ClipGoneError(f"clip {clip_id} is not shown: the operator hid it, or it waits to be shown")
+            raise ClipHiddenError(
+                f"clip {clip_id} waits for a moderator, or the operator hid it; the link stays good"
+            )
         return link, clip, job
 
     async def watch_file(

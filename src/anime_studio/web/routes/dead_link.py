@@ -17,6 +17,11 @@ _KNOWN: Final = {
         "remedy": "Ask whoever sent the link for a new one. If you ordered the clip in this browser, the studio lists it "
         "under “Your clips” while it is kept.",
     },
+    "clip_hidden": {
+        "title": "This clip is not shown now",
+        "reason": "It waits for a moderator, or the studio took it off the air.",
+        "remedy": "Once it is shown, this same link opens it.",
+    },
     "clip_gone": {
         "title": "This clip is gone",
         "reason": "Clips are kept for a while and then deleted. Their owner or the studio may take them away before.",

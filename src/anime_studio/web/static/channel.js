@@ -42,6 +42,7 @@ export class Channel {
     this.known = new Promise((resolve) => (this.becomeKnown = resolve));
     this.queue = [];
     this.seen = new Set();
+    this.hidden = new Set();
     this.wake = null;
     this.key = `anime-studio.overlay.${name}`;
     this.after = this.readPlayed();
@@ -97,12 +98,18 @@ export class Channel {
   }
 
   hide(clipIds) {
+    this.hidden = new Set(clipIds);
     if (clipIds.length === 0) return;
     const isLeft = ({ clip }) => !clipIds.includes(clip.clip_id);
     this.queue = this.queue.filter(isLeft);
     this.recent = this.recent.filter(isLeft);
     for (const id of clipIds) this.seen.delete(id); // the operator may show it again
     this.onHidden(clipIds);
+  }
+
+  /** Whether the operator has hidden the clip since it was taken from the queue. */
+  isHidden({ clip }) {
+    return this.hidden.has(clip.clip_id);
   }
 
   enqueue(entry) {

@@ -51,7 +51,7 @@ function takeDown(clipIds) {
   const last = shown;
   shown = null;
   if (options.idle === "scene") showScene(true);
-  else stage.dataset.showing = "nothing";
+  stage.dataset.showing = options.idle === "scene" ? "fallback" : "nothing"; // also where the scene was still on
   caption.showClip(null);
   last.clear();
   cut();
@@ -59,19 +59,20 @@ function takeDown(clipIds) {
 
 /** Load the clip on the hidden layer, with new links if they are stale; null when it does not play. */
 async function prepare(entry) {
+  const layer = hiddenLayer(); // asked once: the operator may take the shown one down meanwhile
   for (let tries = 0; tries < 2; tries++) {
     try {
       const fresh = tries > 0 || channel.isStale(entry) ? await channel.renewLinks(entry) : entry;
       if (fresh === null) break;
       if (fresh !== entry) channel.keep(fresh);
       if (fresh !== entry && !entry.isReplay) signals.add("url_expired", { clip_id: entry.clip.clip_id, detail: "renewed" });
-      await hiddenLayer().load({ ...fresh, isReplay: entry.isReplay });
-      return hiddenLayer();
+      await layer.load({ ...fresh, isReplay: entry.isReplay });
+      return layer;
     } catch (error) {
       signals.add("playback_error", { clip_id: entry.clip.clip_id, detail: String(error.message).slice(0, 200) });
     }
   }
-  hiddenLayer().clear();
+  layer.clear();
   drop(entry);
   return null;
 }
@@ -89,6 +90,7 @@ function drop(entry) {
 async function crossFade(next) {
   const { entry } = next;
   await next.play();
+  if (channel.isHidden(entry)) return next.clear();
   if (!entry.isReplay) {
     signals.add("latency_observed", { clip_id: entry.clip.clip_id, value: channel.ageS(entry) });
     channel.markPlayed(entry);
@@ -102,9 +104,11 @@ async function crossFade(next) {
   stage.dataset.showing = entry.clip.clip_id;
   caption.showClip(entry);
   await pause(options.fadeMs);
-  next.video.classList.add("shown");
-  next.video.classList.remove("entering");
-  showScene(false);
+  if (shown === next) {
+    next.video.classList.add("shown");
+    next.video.classList.remove("entering");
+    showScene(false);
+  } // else the operator took it down as it faded in
   last?.clear();
 }
 

@@ -17,6 +17,8 @@ function show(status) {
   setText(byId("readiness"), `${sentence(readiness.detail)} ${readiness.queued} waiting, ${readiness.running} being drawn.${eta}${silence(readiness)}`);
   byId("remedy").hidden = !readiness.command;
   if (readiness.command) byId("remedy").replaceChildren("Fix it with ", el("code", {}, readiness.command));
+  byId("weights").hidden = !status.weights_note;
+  setText(byId("weights"), status.weights_note ? `Weights of the newest clip (${status.model_revision}): ${sentence(status.weights_note)}` : "");
   byId("tiles").replaceChildren(...tiles(status));
   byId("stages").replaceChildren(...stageRows(status.stages));
   byId("no-errors").hidden = status.errors.length > 0;
@@ -41,18 +43,25 @@ function tiles(status) {
     tile("Backlog", String(status.readiness.queued), `${status.readiness.running} being drawn`),
     tile("Cold starts", String(status.cold_starts), Object.entries(starts).map(([kind, count]) => `${count} ${kind}`).join(", ") || "none yet"),
     tile("Spent", usd(spend.usd), spend.usd_per_clip === null ? budget : `${usd(spend.usd_per_clip)} a clip; ${budget}`, spend.budget_used > 1),
-    tile("Today", usd(spend.today_usd), `${ofBudget(spend.today_usd, spend.budget_usd_per_day, "day")}; this month ${usd(spend.month_usd)}, ${ofBudget(spend.month_usd, spend.budget_usd_per_month, "month")}`,
-      isNear(spend.today_usd, spend.budget_usd_per_day) || isNear(spend.month_usd, spend.budget_usd_per_month)),
+    budgetTile("Today", spend.today_usd, spend.budget_usd_per_day, "day"),
+    budgetTile("This month", spend.month_usd, spend.budget_usd_per_month, "month"),
     tile("Fallbacks", String(status.fallbacks), `${signals.playback_error ?? 0} playback errors, ${signals.clip_skipped ?? 0} skipped`),
   ];
 }
 
 const WARN_AT_SHARE = 0.8;
-const isNear = (spent, budget) => budget !== null && spent >= WARN_AT_SHARE * budget;
-const ofBudget = (spent, budget, period) => (budget === null ? "no budget" : `${percent(spent / budget)} of ${usd(budget)} a ${period}`);
+
+function budgetTile(name, spent, budget, period) {
+  if (budget === null) return tile(name, usd(spent), "no budget set");
+  const share = spent / budget;
+  const words = share >= 1 ? ": spent" : share >= WARN_AT_SHARE ? ": nearly spent" : "";
+  const bar = el("span", { class: "bar", "aria-hidden": "true" }, el("span", {}));
+  bar.firstChild.style.setProperty("--share", `${Math.min(100, 100 * share)}%`);
+  return tile(name, usd(spent), [`${percent(share)} of ${usd(budget)} a ${period}${words}`, bar], words !== "");
+}
 
 function tile(name, value, note, alarm = false) {
-  return el("div", { class: "tile", "data-alarm": String(alarm) }, el("dt", {}, name), el("dd", {}, value), el("dd", { class: "note" }, note));
+  return el("div", { class: "tile", "data-alarm": String(alarm) }, el("dt", {}, name), el("dd", {}, value), el("dd", { class: "note" }, ...[note].flat()));
 }
 
 function stageRows(stages) {
