@@ -99,6 +99,21 @@ def test_recipe_and_receipt_show_the_request_and_its_seconds(server: LocalServer
     assert "nobody bills" in page.inner_text("#basis")
 
 
+def test_a_clip_of_the_history_opens_its_watch_page(rig: ServerRig, new_page: NewPage) -> None:
+    with rig.serve() as http, rig.worker():
+        page = new_page(str(http.base_url))
+        page.goto("/")
+        for prompt in ("a fox in the snow", "a cat on a roof"):
+            submit(page, prompt=prompt)
+            page.wait_for_selector(f".history-item[data-state=succeeded]:has-text('{prompt}')")
+        page.click(".history-item:has-text('a fox')")
+        playwright.expect(page.locator("#recipe")).to_contain_text("a fox in the snow")
+        with page.expect_popup() as opened:
+            page.click("#watch")
+        playwright.expect(opened.value.locator("h1")).to_have_text("a fox in the snow")
+        assert opened.value.evaluate("window.opener") is None
+
+
 def test_link_download_and_another_seed(server: LocalServer, new_page: NewPage) -> None:
     page = new_page(str(server.http.base_url), permissions=["clipboard-read", "clipboard-write"])
     page.goto("/")

@@ -70,5 +70,5 @@ export function sendSignals(signals) {
 
 /** A signed link as a path on this origin: the signature covers the path, not the host. */
 export function sameOriginPath(url) {
-  return url.slice(url.indexOf("/outputs/") + 1);
+  return url.slice(url.search(/\/(outputs|watch)\//) + 1);
 }

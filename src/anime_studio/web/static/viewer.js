@@ -53,7 +53,7 @@ export class Viewer {
     byId("actions").hidden = false;
     byId("cancel").hidden = isFinal(job);
     byId("again").hidden = !isFinal(job);
-    for (const id of ["copy", "download", "delete"]) byId(id).hidden = job.clip === null;
+    for (const id of ["copy", "watch", "download", "delete"]) byId(id).hidden = job.clip === null;
     document.title = titleOf(job);
     showDetails(job);
   }
@@ -64,6 +64,7 @@ export class Viewer {
     frame.dataset.view = job.clip ? "clip" : isFinal(job) ? "ended" : "rendering";
     this.video.hidden = job.clip === null;
     if (job.clip === null) return this.unload();
+    byId("watch").href = sameOriginPath(job.clip.watch_url);
     byId("download").setAttribute("download", `${job.clip.clip_id}.mp4`);
     if (isNew || !this.video.src.includes(job.clip.clip_id)) this.load(job.clip);
   }
