@@ -30,8 +30,8 @@ def test_cost_as_json_has_a_row_for_each_recipe_decoder_and_card(run):
     document = json.loads(run("cost", "--json").stdout)
 
     rows = {(row["recipe"], row["decoder"], row["card"]): row for row in document["projections"]}
-    assert {("fastwan-3step", "tiny", "L4"), ("wan-50step", "full", "H200")} <= rows.keys()
-    assert len(rows) == len(document["projections"]) == 2 * 3 * len(CARDS)
+    assert {("fastwan-3step", "tiny", "L4"), ("fastwan-vsa-3step", "tiny", "L4")} <= rows.keys()
+    assert len(rows) == len(document["projections"]) == 3 * 3 * len(CARDS)
     full, light, tiny = (rows["fastwan-3step", decoder, "L4"] for decoder in ("full", "light", "tiny"))
     assert full["usd"] > light["usd"] > tiny["usd"]
     assert tiny["clips_per_hour"] == pytest.approx(3600 / tiny["total_s"])
