@@ -38,6 +38,8 @@ FOLDERS: Final = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "tr
 MOST_BYTES: Final = 512 * 1024**2
 """Of a file. Kernels of one recipe are a small part of that; more would be read for longer than it saves."""
 _SUFFIX: Final = ".kernels"
+_RESTORED: Final = ".restored"
+"""Marks a folder to which a file was added."""
 _ENGINE: Final = Path(__file__).parent
 
 _log = structlog.get_logger(__name__)
@@ -77,7 +79,7 @@ class KernelCache:
     """
 
     def __init__(self, folder: Path, local: Path, made_for: Mapping[str, str]) -> None:
-        self._local = local
+        self._local, self._restored = local, local / _RESTORED
         self._made_for = dict(made_for)
         named = hashlib.sha256(json.dumps(self._made_for, sort_keys=True).encode()).hexdigest()
         self.file = folder / f"{named[:32]}{_SUFFIX}"
@@ -88,8 +90,11 @@ class KernelCache:
         return self.file.exists()
 
     def restore(self) -> bool:
-        """Put what is kept into this process's folder, if it has none; return whether it has one now."""
-        if self._local.exists():
+        """Add what is kept to this process's folder, once; return whether it is there.
+
+        The folder may hold kernels already: a look at what the card can do compiles one. Each keeps its place.
+        """
+        if self._restored.exists():
             return True
         partial = self._local.with_name(f"{self._local.name}.{os.getpid()}")
         try:
@@ -97,7 +102,12 @@ class KernelCache:
             self._local.parent.mkdir(parents=True, exist_ok=True)
             with tarfile.open(fileobj=io.BytesIO(packed), mode="r:gz") as archive:
                 archive.extractall(partial, filter="data")
-            partial.rename(self._local)
+            for file in (path for path in partial.rglob("*") if path.is_file()):
+                place = self._local / file.relative_to(partial)
+                if not place.exists():
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    file.rename(place)
+            self._restored.touch()
         except FileNotFoundError:
             return False
         except (OSError, ValueError, tarfile.TarError, EOFError) as error:
@@ -111,11 +121,11 @@ class KernelCache:
 
     def pack(self) -> bytes | None:
         """Return the content of a file with what this process has compiled; None if there is nothing, or far too much."""
-        if not any(path.is_file() for path in self._local.rglob("*")):
+        if not any(path.is_file() and path != self._restored for path in self._local.rglob("*")):
             return None
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as archive:
-            archive.add(self._local, arcname=".")
+            archive.add(self._local, arcname=".", filter=_without_mark)
         content = packed.getvalue()
         if len(content) > MOST_BYTES:
             return None
@@ -135,6 +145,10 @@ class KernelCache:
 
     def _heading(self, packed: bytes) -> dict[str, object]:
         return {"made_for": self._made_for, "sha256": hashlib.sha256(packed).hexdigest()}
+
+
+def _without_mark(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    return None if entry.name.endswith(_RESTORED) else entry
 
 
 def _card(device: torch.device) -> str:

@@ -47,8 +47,23 @@ def test_what_one_process_compiled_another_one_finds(tmp_path: Path):
     assert not list(tmp_path.glob("second.*")), "nothing half is left"
 
 
-def test_a_process_that_has_kernels_keeps_its_own(tmp_path: Path):
-    cache = kept(tmp_path)
+def test_a_process_that_compiled_something_already_keeps_it_and_gets_the_rest(tmp_path: Path):
+    kept(tmp_path)
+    cache = KernelCache(tmp_path / "kept", tmp_path / "second", MADE_FOR)
+    own = tmp_path / "second" / "triton" / "ab" / "kernel.cubin"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"compiled here")
+
+    assert cache.restore()
+
+    assert own.read_bytes() == b"compiled here"
+    assert (tmp_path / "second" / "inductor" / "fxgraph" / "c" / "d").read_bytes() == b"graph"
+
+
+def test_a_file_is_added_once(tmp_path: Path):
+    kept(tmp_path)
+    cache = KernelCache(tmp_path / "kept", tmp_path / "second", MADE_FOR)
+    assert cache.restore()
     cache.file.write_bytes(b"other kernels")
 
     with capture_logs() as lines:
