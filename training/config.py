@@ -30,6 +30,7 @@ class Scale:
         clips: Clips encoded for the denoiser on each device, if there is time.
         short_batch, long_batch: Clips per step and device when the denoiser sees 5 latent frames, or all.
         caption_corpus: Captions the tokenizer learns from.
+        upscaler_clips: Clips that the upscaler learns from.
         paths: Paths from noise to clip in the pool of distillation, on each device.
     """
 
@@ -47,6 +48,7 @@ class Scale:
     text_batch: int = 1024
     short_batch: int = 256
     long_batch: int = 64
+    upscaler_clips: int = 48
     paths: int = 1024
     distil_batch: int = 64
     held_out_clips: int = 32
@@ -119,6 +121,7 @@ TINY = Scale(
     text_batch=4,
     short_batch=2,
     long_batch=2,
+    upscaler_clips=2,
     paths=4,
     distil_batch=2,
     held_out_clips=2,

@@ -180,7 +180,10 @@ class _Run:
         self(Stage.STORE)
         clip = self.clips.publish(self.job.clip_id, rendered)
         timings = self._timings(
-            text_s=rendered.text_s, denoise_s=rendered.denoise_s, decode_s=rendered.decode_s
+            text_s=rendered.text_s,
+            denoise_s=rendered.denoise_s,
+            decode_s=rendered.decode_s,
+            upscale_s=rendered.upscale_s,
         )
         cost = receipt(timings, self.runner.machine)
         now = self.runner.clock.now()

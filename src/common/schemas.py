@@ -333,6 +333,10 @@ class Timings(_Answer):
     decode_s: Annotated[
         float | None, Field(ge=0, description="Latents to MP4; encoding overlaps it.", examples=[0.6])
     ] = None
+    upscale_s: Annotated[
+        float | None,
+        Field(ge=0, description="Frames to larger ones; null without an upscaler.", examples=[0.4]),
+    ] = None
     store_s: Annotated[float | None, Field(ge=0, description="MP4 to durable storage.", examples=[0.1])] = (
         None
     )
@@ -343,7 +347,7 @@ class Timings(_Answer):
     @property
     def busy_s(self) -> float:
         """Seconds from the prompt to the stored clip, by a worker that is ready."""
-        stages = (self.text_s, self.denoise_s, self.decode_s, self.store_s)
+        stages = (self.text_s, self.denoise_s, self.decode_s, self.upscale_s, self.store_s)
         return sum(seconds for seconds in stages if seconds is not None)
 
 

@@ -30,9 +30,13 @@ _OF_SHARDS: Final = ".index.json"
 _PIPELINES: Final = ("WanPipeline", "WanDMDPipeline")
 """FastVideo's few-step students are published as `WanDMDPipeline`; the parts are WanPipeline's."""
 SCHEDULER: Final = "scheduler/scheduler_config.json"
+UPSCALER: Final = "upscaler"
+"""The folder of the part that makes frames larger; few checkpoints have it. The index names it by `UPSCALER_CLASS`."""
+UPSCALER_CLASS: Final = "SRVGGNetCompact"
+UPSCALER_WEIGHTS: Final = "diffusion_pytorch_model.safetensors"
 
 
-FOLDERS: Final = (INDEX, "scheduler/*", "tokenizer/*", *(f"{part}/*" for part in CLASSES))
+FOLDERS: Final = (INDEX, "scheduler/*", "tokenizer/*", f"{UPSCALER}/*", *(f"{part}/*" for part in CLASSES))
 """Patterns (`fnmatch`) of all that may belong to a pipeline; `needed` chooses among them."""
 
 
@@ -57,6 +61,8 @@ def needed(listed: Collection[str], recipe: Recipe, folder: Path) -> set[str]:
     found = [INDEX, *_configs(recipe), *in_shards]
     found += [whole for whole in _wholes() if f"{whole}{_OF_SHARDS}" not in in_shards]
     found += [str(Path(index).with_name(name)) for index in in_shards for name in _shards(folder / index)]
+    if any(Path(path).parent == Path(UPSCALER) for path in listed):
+        found += _of_upscaler()
     found += [path for path in listed if path == SCHEDULER or Path(path).parent == Path("tokenizer")]
     if missing := [path for path in found if path not in listed]:
         raise CheckpointError(f"{missing[0]} is missing")
@@ -76,6 +82,25 @@ def _wholes() -> list[str]:
     return [f"{part}/{name}" for part, name in WEIGHTS.items()]
 
 
+def has_upscaler(folder: Path) -> bool:
+    """Return whether the index of the checkpoint in *folder* names an upscaler.
+
+    Raises:
+        CheckpointError: The index is unreadable, or names an upscaler of another kind.
+    """
+    path = folder / INDEX
+    entry = read_json(path).get(UPSCALER)
+    if entry is None or entry == [None, None]:
+        return False
+    if not isinstance(entry, list) or len(entry) != 2 or entry[1] != UPSCALER_CLASS:
+        raise CheckpointError(f"{path}: {UPSCALER} is {entry}, not a {UPSCALER_CLASS}")
+    return True
+
+
+def _of_upscaler() -> tuple[str, str]:
+    return f"{UPSCALER}/config.json", f"{UPSCALER}/{UPSCALER_WEIGHTS}"
+
+
 def require_complete(folder: Path, recipe: Recipe) -> None:
     """Refuse a folder that lacks what a start of *recipe* reads.
 
@@ -91,6 +116,10 @@ def require_complete(folder: Path, recipe: Recipe) -> None:
     for part in CLASSES:
         for path in weight_files(folder / part):
             read_header(path)
+    if has_upscaler(folder):
+        config, weights = (folder / path for path in _of_upscaler())
+        read_json(config)
+        read_header(weights)
 
 
 def _configs(recipe: Recipe) -> list[str]:

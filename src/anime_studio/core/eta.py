@@ -48,7 +48,7 @@ class StageSpeeds:
         return cls(
             text_s=timings.text_s or 0.0,
             step_s=(timings.denoise_s or 0.0) / spec.num_inference_steps,
-            frame_s=(timings.decode_s or 0.0) / spec.num_frames,
+            frame_s=((timings.decode_s or 0.0) + (timings.upscale_s or 0.0)) / spec.num_frames,
             store_s=timings.store_s or 0.0,
             volume=_volume(spec),
         )

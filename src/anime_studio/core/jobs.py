@@ -64,6 +64,7 @@ class RenderedClip:
     text_s: float
     denoise_s: float
     decode_s: float
+    upscale_s: float | None = None
     notes: tuple[Note, ...] = ()
     paths: tuple[str, ...] = ()
 

@@ -16,6 +16,7 @@ STAGE_WORDS: Final[Mapping[str, str]] = MappingProxyType(
         "text": "Reading",
         "denoise": "Drawing",
         "decode": "Developing",
+        "upscale": "Sharpening",
         "store": "Storing",
         "total": "In all",
     }

@@ -1,6 +1,7 @@
 """The engine: one loaded checkpoint that generates clips under its recipe.
 
-A clip goes through text -> denoise -> decode -> write. Frames go to the video encoder as they leave the VAE. The engine
+A clip goes through text -> denoise -> decode -> upscale -> write. Frames go on to the upscaler, where the checkpoint
+has one, and to the video encoder as they leave the VAE. The engine
 reports each step, and a report that raises stops it. The engine knows nothing of jobs, stores or HTTP.
 """
 
@@ -29,6 +30,7 @@ from anime_studio.engine.memory.sleep import WeightOffload
 from anime_studio.engine.sampling import guided, sample, seeded_noise
 from anime_studio.engine.text import EncodedText, PromptEncoder, TextSource, Waiting
 from anime_studio.engine.torch_errors import torch_errors
+from anime_studio.engine.upscaling import UpscalingStage
 from anime_studio.engine.video import VideoWriter
 from common.schemas import ClipSpec, Note, Stage
 
@@ -75,6 +77,7 @@ class Engine:
             self.denoiser = denoiser_for(components.transformer, acceleration, recipe.sparse)
         with paths_of(Part.DECODER):
             self.decoder = decoder_for(components.vae, acceleration)
+        self._upscaling = components.upscaler and UpscalingStage(components.upscaler)
         self._weights = WeightOffload(list(components.models.values()), components.device)
 
     def render(self, spec: ClipSpec, folder: Path, report: Report) -> RenderedClip:
@@ -96,6 +99,7 @@ class Engine:
             denoised = time.perf_counter()
             self._write(spec, latents, video, poster, report)
             decoded = time.perf_counter()
+            upscale_s = self._upscaling.seconds if self._upscaling else None
         return RenderedClip(
             video=video,
             poster=poster,
@@ -105,7 +109,8 @@ class Engine:
             fps=spec.fps,
             text_s=embedded - begun,
             denoise_s=denoised - embedded,
-            decode_s=decoded - denoised,
+            decode_s=decoded - denoised - (upscale_s or 0.0),
+            upscale_s=upscale_s,
             notes=self._notes(text),
             paths=self.paths,
         )
@@ -170,10 +175,13 @@ class Engine:
     def frames(self, latents: torch.Tensor) -> Iterator[HostFrames]:
         """Yield groups of frames as the VAE decodes them: uint8 (n, height, width, 3), RGB.
 
+        Height and width are those of the model, times the upscaler's scale where there is one.
+
         Raises:
             BadFramesError: Frames hold NaN or infinity.
         """
-        yield from frames_on_host(self.decoder.decode(latents))
+        groups = self.decoder.decode(latents)
+        yield from frames_on_host(self._upscaling.frames(groups) if self._upscaling else groups)
 
     def sleep(self) -> None:
         """Offload the weights to host memory and free the GPU's, for a memory snapshot. On a CPU, do nothing.

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from anime_studio.checkpoints.manifest import Packing, fixed_by
-from anime_studio.checkpoints.pipeline_files import SCHEDULER, read_json
+from anime_studio.checkpoints.pipeline_files import SCHEDULER, UPSCALER, read_json
 from anime_studio.checkpoints.prepared import find_prepared, prepare_again, refuse_others
 from anime_studio.checkpoints.store import Checkpoint
 from anime_studio.core.errors import CheckpointError, OutOfMemoryError
@@ -31,6 +31,7 @@ from anime_studio.engine.loading.architecture import (
 )
 from anime_studio.engine.loading.from_shards import read_prepared
 from anime_studio.engine.loading.smaller_decoders import load_smaller_decoder
+from anime_studio.engine.upscaling import Upscaler, load_upscaler
 from anime_studio.telemetry import LogEvent
 
 _log = structlog.get_logger(__name__)
@@ -63,6 +64,7 @@ class Components:
         vae: The autoencoder's decoder, or the smaller one that stands in for it, with the autoencoder's `config`.
         scheduler_config: The checkpoint's own scheduler settings; empty if it has none, which only UniPC minds.
         device: Where the models compute.
+        upscaler: What makes the decoder's frames larger; None where the checkpoint has none.
     """
 
     folder: Path
@@ -72,11 +74,12 @@ class Components:
     vae: Any
     scheduler_config: Mapping[str, Any]
     device: torch.device
+    upscaler: Upscaler | None = None
 
     @property
     def models(self) -> dict[str, Any]:
         """The models that are here, by the name of their folder."""
-        found = {name: getattr(self, name) for name in MODELS}
+        found = {name: getattr(self, name) for name in (*MODELS, UPSCALER)}
         return {name: model for name, model in found.items() if model is not None}
 
 
@@ -107,13 +110,16 @@ def load_components(checkpoint: Checkpoint, device: torch.device, *, with_text: 
         return _load(folder, packing, device, read_models, with_text=with_text, gated=checkpoint.gated)
 
     components = _load_prepared(checkpoint, packing, load) or load(checkpoint.folder, read_source)
-    return _with_decoder(components, checkpoint)
+    return _completed(components, checkpoint)
 
 
-def _with_decoder(components: Components, checkpoint: Checkpoint) -> Components:
+def _completed(components: Components, checkpoint: Checkpoint) -> Components:
+    """Add what is never prepared: the checkpoint's upscaler, which is small, and the decoder that *checkpoint* names."""
+    device = components.device
+    components = replace(components, upscaler=load_upscaler(checkpoint.folder, device))
     if checkpoint.decoder_file is None:
         return components
-    config, device = components.vae.config, components.device
+    config = components.vae.config
     return replace(
         components, vae=load_smaller_decoder(checkpoint.decoder, checkpoint.decoder_file, config, device)
     )
@@ -134,10 +140,10 @@ def load_for_a_gpu(checkpoint: Checkpoint, packing: Packing, *, with_text: bool)
 
 
 def moved(components: Components, checkpoint: Checkpoint, device: torch.device) -> Components:
-    """Move what `load_for_a_gpu` returned to *device*, and give it the decoder that *checkpoint* names."""
+    """Move what `load_for_a_gpu` returned to *device*, and give it what `load_components` adds."""
     for model in components.models.values():
         model.to(device)
-    return _with_decoder(replace(components, device=device), checkpoint)
+    return _completed(replace(components, device=device), checkpoint)
 
 
 def load_text_encoder(checkpoint: Checkpoint, packing: Packing) -> LoadedText:

@@ -7,6 +7,7 @@ export const STAGE_WORDS = {
   text: "Reading",
   denoise: "Drawing",
   decode: "Developing",
+  upscale: "Sharpening",
   store: "Storing",
   total: "In all",
 };

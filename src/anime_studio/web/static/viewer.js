@@ -187,6 +187,7 @@ function showDetails(job) {
     [STAGE_WORDS.text, seconds(timings.text_s)],
     [STAGE_WORDS.denoise, seconds(timings.denoise_s)],
     [STAGE_WORDS.decode, seconds(timings.decode_s)],
+    timings.upscale_s !== null && [STAGE_WORDS.upscale, seconds(timings.upscale_s)],
     [STAGE_WORDS.store, seconds(timings.store_s)],
     [STAGE_WORDS.total, seconds(timings.total_s), "total"],
     clip && ["File", `${(clip.size_bytes / 1e6).toFixed(2)} MB`],

@@ -1,0 +1,152 @@
+"""Small frames -> frames of several times the size, group by group as they leave the VAE.
+
+A checkpoint may have one part more than Wan's: a folder `upscaler` with a `config.json` and one weight file. The network
+is SRVGGNetCompact: a few 3x3 convolutions at the small size with a PReLU after each, one convolution to the pixels of
+the large frame, and the small frame repeated (nearest neighbour) added to the result.
+
+Source: Real-ESRGAN (Wang et al., 2021, arXiv:2107.10833) and its repository, `realesrgan/archs/srvgg_arch.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from anime_studio.checkpoints.pipeline_files import UPSCALER, UPSCALER_WEIGHTS, has_upscaler, read_json
+from anime_studio.checkpoints.safetensors_header import check_tensors, read_header
+from anime_studio.core.errors import CheckpointError
+
+COLOURS: Final = 3
+_LIMITS: Final = {"features": 256, "convolutions": 64, "scale": 4}
+"""Far above any network of this kind: realesr-animevideov3 has 64 features, 16 convolutions and scale 4."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpscalerConfig:
+    """The shape of the network.
+
+    Attributes:
+        features: Channels of the inner convolutions, from 1.
+        convolutions: Inner convolutions, from features to features, from 1.
+        scale: How many times wider and higher a frame becomes, from 1.
+    """
+
+    features: int
+    convolutions: int
+    scale: int
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Return the configuration in the file at *path*.
+
+        Raises:
+            CheckpointError: The file is missing, or a number in it is missing or out of range; the detail names it.
+        """
+        given = read_json(path)
+        for name, limit in _LIMITS.items():
+            value = given.get(name)
+            if type(value) is not int or not 1 <= value <= limit:
+                raise CheckpointError(f"{path}: {name} is {value!r}, not a whole number from 1 to {limit}")
+        return cls(**{name: given[name] for name in _LIMITS})
+
+
+class Upscaler(nn.Module):
+    """The network: frames (n, 3, height, width) in [0, 1] -> (n, 3, scale * height, scale * width), about in [0, 1]."""
+
+    def __init__(self, config: UpscalerConfig) -> None:
+        super().__init__()
+        self.config = config
+        inner = config.features
+        layers: list[nn.Module] = [nn.Conv2d(COLOURS, inner, 3, padding=1), nn.PReLU(inner)]
+        for _ in range(config.convolutions):
+            layers += [nn.Conv2d(inner, inner, 3, padding=1), nn.PReLU(inner)]
+        layers.append(nn.Conv2d(inner, COLOURS * config.scale**2, 3, padding=1))
+        self.body = nn.Sequential(*layers)
+        self.shuffle = nn.PixelShuffle(config.scale)
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        """Upscale *frames*."""
+        # A shuffled tensor that repeats each colour is the nearest-neighbour image: one addition at the small size.
+        repeated = frames.repeat_interleave(self.config.scale**2, dim=1)
+        large: torch.Tensor = self.shuffle(self.body(frames) + repeated)
+        return large
+
+
+class UpscalingStage:
+    """Upscales the groups of a clip and measures its own seconds; one clip at a time."""
+
+    def __init__(self, upscaler: Upscaler) -> None:
+        self._upscaler = upscaler.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._seconds = 0.0
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def frames(self, groups: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Yield each of *groups*, (n, 3, height, width) in [-1, 1], at the larger size and in the same range."""
+        self._seconds, self._events = 0.0, []
+        for group in groups:
+            yield self._timed(group)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the last clip's groups took; on a GPU only after all its frames are in host memory."""
+        return self._seconds + sum(begun.elapsed_time(ended) for begun, ended in self._events) / 1e3
+
+    def _timed(self, group: torch.Tensor) -> torch.Tensor:
+        if group.is_cuda:
+            begun, ended = _event(), _event()
+            begun.record()
+            large = self._larger(group)
+            ended.record()
+            self._events.append((begun, ended))
+            return large
+        started = time.perf_counter()
+        large = self._larger(group)
+        self._seconds += time.perf_counter() - started
+        return large
+
+    @torch.inference_mode()
+    def _larger(self, group: torch.Tensor) -> torch.Tensor:
+        dtype = next(self._upscaler.parameters()).dtype
+        small = group.to(dtype).add(1).mul_(0.5)
+        # Not `clamp`, which would turn infinity into a colour: the check of finite frames comes after this stage.
+        large: torch.Tensor = self._upscaler(small.contiguous(memory_format=torch.channels_last))
+        return large.mul_(2).sub_(1)
+
+
+def load_upscaler(folder: Path, device: torch.device) -> Upscaler | None:
+    """Return the upscaler of the checkpoint in *folder*, float16 on a GPU, float32 on a CPU; None if its index names none.
+
+    Raises:
+        CheckpointError: A file of the part is missing, truncated, or holds missing, unexpected, misshapen or not finite
+            weights; the detail names the file.
+        torch.OutOfMemoryError: The device cannot hold it.
+    """
+    if not has_upscaler(folder):
+        return None
+    part = folder / UPSCALER
+    upscaler = Upscaler(UpscalerConfig.read(part / "config.json"))
+    path = part / UPSCALER_WEIGHTS
+    expected = {name: tuple(tensor.shape) for name, tensor in upscaler.state_dict().items()}
+    check_tensors(path, {path: read_header(path)}, expected)
+    upscaler.load_state_dict(_finite_weights(path))
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    return upscaler.to(device, dtype).eval().requires_grad_(False)
+
+
+def _finite_weights(path: Path) -> dict[str, Any]:
+    weights = load_file(path)
+    for name, tensor in weights.items():
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{path}: weight {name} is no floating point number, or holds NaN or infinity")
+    return weights
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
