@@ -10,6 +10,7 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from transformers import AutoTokenizer, UMT5EncoderModel
 
+from anime_studio.checkpoints.pipeline_files import UPSCALER, has_upscaler
 from training.machine import Machine
 
 _GENERATING_PARTS = ("tokenizer", "text_encoder", "transformer")
@@ -27,7 +28,9 @@ def load_generator(folder: Path, machine: Machine) -> tuple[Any, Any, Any]:
 
 
 def unpack(checkpoint: Path, state: Path) -> None:
-    """Lay *checkpoint* out as `state/vae` and `state/teacher`, as the stages that made it left them."""
+    """Lay *checkpoint* out in *state* as the stages that made it left it: `vae`, `teacher`, and `upscaler` if it has one."""
     shutil.copytree(checkpoint / "vae", state / "vae", dirs_exist_ok=True)
+    if has_upscaler(checkpoint):
+        shutil.copytree(checkpoint / UPSCALER, state / UPSCALER, dirs_exist_ok=True)
     for part in _GENERATING_PARTS:
         shutil.copytree(checkpoint / part, state / "teacher" / part, dirs_exist_ok=True)

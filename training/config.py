@@ -48,7 +48,7 @@ class Scale:
     text_batch: int = 1024
     short_batch: int = 256
     long_batch: int = 64
-    upscaler_clips: int = 48
+    upscaler_clips: int = 32
     paths: int = 1024
     distil_batch: int = 64
     held_out_clips: int = 32

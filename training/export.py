@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from anime_studio.checkpoints.manifest import Manifest
+from anime_studio.checkpoints.pipeline_files import UPSCALER, UPSCALER_CLASS
 from anime_studio.engine.loading.tiny_random import MODEL_INDEX
 from training.report import save_json
 from training.sampling import served_scheduler, teacher_scheduler
@@ -35,7 +36,7 @@ def export(state: Path, folder: Path, model_card: Path, *, part: str = "student"
     scheduler.save_pretrained(folder / "scheduler")
     _name_tokenizer_class(folder / "tokenizer" / "tokenizer_config.json")
     _forget_where_it_was_made(folder)
-    save_json(folder / "model_index.json", MODEL_INDEX)
+    save_json(folder / "model_index.json", MODEL_INDEX | _upscaler_of(state, folder))
     shutil.copy(model_card, folder / "MODEL_CARD.md")
     return write_manifest(folder)
 
@@ -56,6 +57,14 @@ def write_manifest(folder: Path) -> int:
         raise ValueError(f"{folder} has {manifest.size_bytes} bytes; a checkpoint may have {MAX_TOTAL_BYTES}")
     manifest.write(folder)
     return manifest.size_bytes
+
+
+def _upscaler_of(state: Path, folder: Path) -> dict[str, list[str]]:
+    """Copy the upscaler, if *state* has one; return what the index says of it."""
+    if not (state / UPSCALER).exists():
+        return {}
+    shutil.copytree(state / UPSCALER, folder / UPSCALER)
+    return {UPSCALER: ["anime_studio", UPSCALER_CLASS]}
 
 
 def _name_tokenizer_class(path: Path) -> None:

@@ -226,7 +226,7 @@ class _Run:
         else:
             self.job = following
 
-    def _timings(self, **measured_s: float) -> Timings:
+    def _timings(self, **measured_s: float | None) -> Timings:
         """Return the seconds of each stage that began, the last one until now; the renderer's own come first.
 
         The total is their sum with the wait: a clock that moved meanwhile does not change it.

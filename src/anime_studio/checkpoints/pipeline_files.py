@@ -117,9 +117,9 @@ def require_complete(folder: Path, recipe: Recipe) -> None:
         for path in weight_files(folder / part):
             read_header(path)
     if has_upscaler(folder):
-        config, weights = (folder / path for path in _of_upscaler())
-        read_json(config)
-        read_header(weights)
+        of_config, of_weights = _of_upscaler()
+        read_json(folder / of_config)
+        read_header(folder / of_weights)
 
 
 def _configs(recipe: Recipe) -> list[str]:

@@ -90,8 +90,8 @@ UNBILLED = Machine()
 
 def billed_seconds(timings: Timings) -> float:
     """Return the seconds a worker was held: start, text, denoise, decode, upscale, store. Waiting costs nothing."""
-    stages = (timings.start_s, timings.text_s, timings.denoise_s, timings.decode_s)
-    stages += (timings.upscale_s, timings.store_s)
+    before = (timings.start_s, timings.text_s, timings.denoise_s, timings.decode_s)
+    stages = (*before, timings.upscale_s, timings.store_s)
     return sum(seconds for seconds in stages if seconds is not None)
 
 

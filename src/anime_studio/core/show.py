@@ -18,7 +18,7 @@ from anime_studio.core.recipes import Recipe
 from common.schemas import GenerateRequest, JobState, Readiness, SignalKind, StartKind, Timings
 from common.show import Bounds, FinishedJob, Percentiles, RecentError, RecipeCard, ShowStatus, Size, Spend
 
-STAGES = ("queue", "start", "text", "denoise", "decode", "store", "total")
+STAGES = ("queue", "start", "text", "denoise", "decode", "upscale", "store", "total")
 LAST_ERRORS = 5
 SHORTEST_CLIP_S = 0.5
 """The least that a form offers, though a recipe may allow a single frame."""

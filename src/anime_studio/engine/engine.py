@@ -180,8 +180,12 @@ class Engine:
         Raises:
             BadFramesError: Frames hold NaN or infinity.
         """
+        yield from frames_on_host(self.decoded(latents))
+
+    def decoded(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Return the groups of `frames` as they are on the device: (n, 3, height, width) in about [-1, 1]."""
         groups = self.decoder.decode(latents)
-        yield from frames_on_host(self._upscaling.frames(groups) if self._upscaling else groups)
+        return self._upscaling.frames(groups) if self._upscaling else groups
 
     def sleep(self) -> None:
         """Offload the weights to host memory and free the GPU's, for a memory snapshot. On a CPU, do nothing.

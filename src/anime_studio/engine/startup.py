@@ -284,7 +284,7 @@ def warm_up(engine: Engine, *, every_shape: bool = True) -> None:
                 velocity = guided(engine.denoiser, embeddings, None, None)
                 _require_finite(velocity(latents, torch.tensor(500, device=latents.device)), where)
             with paths_of(Part.DECODER), torch_errors(), torch.inference_mode():
-                for group in engine.decoder.decode(latents):
+                for group in engine.decoded(latents):
                     _require_finite(group, where)
 
 

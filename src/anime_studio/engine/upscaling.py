@@ -144,7 +144,9 @@ def _finite_weights(path: Path) -> dict[str, Any]:
     weights = load_file(path)
     for name, tensor in weights.items():
         if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"{path}: weight {name} is no floating point number, or holds NaN or infinity")
+            raise CheckpointError(
+                f"{path}: weight {name} is no floating point number, or holds NaN or infinity"
+            )
     return weights
 
 

@@ -14,6 +14,7 @@ from anime_studio.engine.loading.components import load_components
 from training.config import STUDENT_STEPS, TINY
 from training.export import write_manifest
 from training.run import main
+from training.upscaler import CONFIG
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="the renderer is compiled with g++")
 
@@ -30,7 +31,7 @@ def run(tmp_path_factory):
         str(folder / "checkpoint"),
     ]
     torch.set_num_threads(1)
-    main(["judge", "vae", "denoiser", "distil", "evaluate", "export", "--tiny", *paths])
+    main(["judge", "vae", "denoiser", "distil", "upscaler", "evaluate", "export", "--tiny", *paths])
     return folder
 
 
@@ -57,13 +58,15 @@ def test_evaluation_has_the_promised_fields(run):
 
 def test_curves_are_saved(run):
     names = {path.stem for path in (run / "state" / "curves").glob("*.png")}
-    assert names == {"look_judge", "motion_judge", "face_judge", "vae", "denoiser", "distil"}
+    assert names == {"look_judge", "motion_judge", "face_judge", "vae", "denoiser", "distil", "upscaler"}
 
 
 def test_the_engine_loads_what_was_exported(run):
     components = load_components(Checkpoint.at(run / "checkpoint"), torch.device("cpu"))
     assert components.vae.config.latents_std != [1.0] * 16
     assert components.scheduler_config["solver_order"] == 1
+    assert components.upscaler is not None
+    assert components.upscaler.config == CONFIG
 
 
 def test_diffusers_own_pipeline_draws_with_it(run):
