@@ -235,7 +235,7 @@ class _Run:
         ends = [moment for _, moment in begun[1:]] + [time.monotonic()]
         seconds = {f"{stage}_s": end - begin for (stage, begin), end in zip(begun, ends, strict=True)}
         seconds["start_s"] = self.start_s + seconds.pop(f"{Stage.STARTING}_s", 0.0)
-        seconds |= measured_s
+        seconds |= {name: value for name, value in measured_s.items() if value is not None}
         seconds["total_s"] = (self.job.timings.queue_s or 0.0) + sum(seconds.values())
         return self.job.timings.model_copy(update={name: round(value, 6) for name, value in seconds.items()})
 

@@ -96,7 +96,8 @@ class UpscalingStage:
     @property
     def seconds(self) -> float:
         """Seconds that the last clip's groups took; on a GPU only after all its frames are in host memory."""
-        return self._seconds + sum(begun.elapsed_time(ended) for begun, ended in self._events) / 1e3
+        on_gpu_ms: float = sum(begun.elapsed_time(ended) for begun, ended in self._events)
+        return self._seconds + on_gpu_ms / 1e3
 
     def _timed(self, group: torch.Tensor) -> torch.Tensor:
         if group.is_cuda:
