@@ -196,7 +196,7 @@ def test_a_clock_that_jumps_changes_neither_the_deadline_nor_the_timings(
     rig = WorkerRig(tmp_path, deadline_at=HandClock().advance(3600))
     ended = rig.run({(Stage.DENOISE, 2): lambda: rig.clock.advance(jump_s)})
     assert ended.state is JobState.SUCCEEDED
-    timings = ended.timings.model_dump()
+    timings = ended.timings.model_dump(exclude_none=True)
     assert timings["total_s"] == pytest.approx(sum(timings.values()) - timings["total_s"], abs=1e-5)
     assert timings["total_s"] < 600
 

@@ -42,3 +42,9 @@ def test_modals_ways_of_writing_a_gpu(gpu):
 def test_a_gpu_without_a_price_is_refused_with_those_that_have_one():
     with pytest.raises(ConfigurationError, match="L40S"):
         Machine("T5").usd_per_s()
+
+
+def test_the_seconds_of_an_upscaler_are_billed() -> None:
+    upscaled = TIMINGS.model_copy(update={"upscale_s": 1.5})
+    assert billed_seconds(upscaled) == pytest.approx(billed_seconds(TIMINGS) + 1.5)
+    assert upscaled.busy_s == pytest.approx(TIMINGS.busy_s + 1.5)
