@@ -37,7 +37,7 @@ PATCH = 64
 BATCH = 8
 CLIP_FRAMES = 33
 """Of a clip that is learnt from: the VAE's error is the same in all frames but the first, and the time is better spent on
-more scenes. The measure (`measure_upscaler`) is of whole clips."""
+more scenes."""
 MOMENTS = 8
 """Pairs of neighbouring frames that are kept of each clip."""
 EDGE_WEIGHT, FLICKER_WEIGHT = 1.0, 0.5
