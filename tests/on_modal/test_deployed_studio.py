@@ -23,7 +23,9 @@ from support.modal_plane import Container, ControlPlane
 
 REPOSITORY = Path(__file__).parents[2]
 MODULE = ("-m", "anime_studio.modal_app")
-KEYS = {"ANIME_STUDIO_SIGNING_KEYS": "k" * 43}
+OPERATOR_KEY = "o" * 43
+KEYS = {"ANIME_STUDIO_SIGNING_KEYS": "k" * 43, "ANIME_STUDIO_OPERATOR_KEY": OPERATOR_KEY}
+OPERATOR = {"Authorization": f"Bearer {OPERATOR_KEY}"}
 SHELL = {
     "PYTHONPATH": "src",
     "ANIME_STUDIO_RECIPE": "tiny-random",
@@ -37,8 +39,8 @@ HTTP_S = 100
 pytestmark = [pytest.mark.modal, pytest.mark.slow, pytest.mark.usefixtures("private_root")]
 
 
-@pytest.fixture(scope="module")
-def plane(tiny_checkpoint: Path) -> Iterator[ControlPlane]:
+@contextmanager
+def deployed(tiny_checkpoint: Path, **changes: str) -> Iterator[ControlPlane]:
     with ControlPlane() as plane:
         plane.settings.extra_env["OMP_NUM_THREADS"] = "1"
         plane.secrets.create("anime-studio", KEYS)
@@ -46,7 +48,13 @@ def plane(tiny_checkpoint: Path) -> Iterator[ControlPlane]:
             if path.is_file():
                 name = f"tiny-random/random-0/{path.relative_to(tiny_checkpoint)}"
                 plane.volumes.write("anime-models", name, path.read_bytes())
-        plane.deploy(*MODULE, cwd=REPOSITORY, env=SHELL)
+        plane.deploy(*MODULE, cwd=REPOSITORY, env=SHELL | changes)
+        yield plane
+
+
+@pytest.fixture(scope="module")
+def plane(tiny_checkpoint: Path) -> Iterator[ControlPlane]:
+    with deployed(tiny_checkpoint) as plane:
         yield plane
 
 
@@ -128,6 +136,60 @@ def test_a_prompt_becomes_a_clip_behind_a_signed_link(plane: ControlPlane, http:
     assert http.get("/ready").json()["status"] == "ready"
     spent = http.get("/status").json()["spend"]["usd"]
     assert spent == pytest.approx(job["cost"]["usd"] + again["cost"]["usd"], abs=1e-6)
+
+
+def test_the_operator_acts_with_the_key_and_nobody_without_it(plane: ControlPlane, http: httpx.Client):
+    def act(action: str, **of: str) -> dict[str, Any]:
+        done = http.post("/operator", json={"action": action, **of}, headers=OPERATOR)
+        assert done.status_code == 200, done.text
+        return dict(done.json())
+
+    for headers in ({}, {"Authorization": f"Bearer {OPERATOR_KEY}x"}):
+        for refused in (
+            http.get("/operator", headers=headers),
+            http.post("/operator", json={"action": "clear"}),
+        ):
+            assert refused.status_code == 401 and refused.json()["code"] == "operator_only"
+
+    drawn = submit(http, LONG | {"requested_by": "mio"})
+    rendering_container(plane, http, drawn)
+    waiting = [submit(http, LONG | {"seed": seed, "requested_by": "troll"}) for seed in (8, 9)]
+    seen = http.get("/operator", headers=OPERATOR).json()
+    open_jobs = [
+        (job["requested_by"], job["prompt"]) for job in seen["jobs"] if job["state"] in ("running", "queued")
+    ]
+    assert open_jobs == [("mio", LONG["prompt"]), *[("troll", LONG["prompt"])] * 2]
+    assert act("cancel", requested_by="Troll")["changed"] == 2
+    assert [ended(plane, http, job)["state"] for job in waiting] == ["cancelled"] * 2
+
+    assert act("pause")["paused"]
+    refused = http.post("/generate", json=SHORT)
+    assert refused.status_code == 503 and refused.json()["code"] == "orders_paused"
+    assert not act("resume")["paused"]
+    act("cancel", job_id=drawn["job_id"])
+    assert ended(plane, http, drawn)["state"] == "cancelled"
+
+    on_air = generated(plane, http, SHORT | {"channel": "show-0123456789abcdef"})
+    assert [clip["clip"]["clip_id"] for clip in clips_on_air(http)] == [on_air["clip"]["clip_id"]]
+    act("hide", clip_id=on_air["clip"]["clip_id"])
+    assert clips_on_air(http) == []
+
+
+def clips_on_air(http: httpx.Client) -> list[dict[str, Any]]:
+    return list(http.get("/channels/show-0123456789abcdef/clips").json()["clips"])
+
+
+def test_past_the_days_budget_no_container_is_asked_for(tiny_checkpoint: Path):
+    with (
+        deployed(tiny_checkpoint, ANIME_STUDIO_BUDGET_USD_PER_DAY="0.000000001") as plane,
+        httpx.Client(base_url=plane.app("anime-studio").function("web").web_url, timeout=HTTP_S) as http,
+    ):
+        assert generated(plane, http, SHORT)["cost"]["usd"] > 0.000000001
+        calls = plane.traffic.log.count("FunctionMap")
+        assert calls > 0
+        refused = http.post("/generate", json=SHORT)
+        assert refused.status_code == 503 and refused.json()["code"] == "budget_spent"
+        assert plane.traffic.log.count("FunctionMap") == calls
 
 
 def test_one_key_makes_one_job(plane: ControlPlane, http: httpx.Client):
