@@ -24,9 +24,7 @@ from common.schemas import ClipSpec
 
 _TEXT_S = 0.091
 _ATTENTION_S = {True: 0.247, False: 0.354}  # of one forward: trained with 8-bit attention, or not
-_SPARSE_S = (
-    0.142  # of one forward at sparsity 0.8: nobody has measured ours; another kernel's, docs/performance.md
-)
+_SPARSE_S = 0.124  # of one forward at sparsity 0.8: 30 layers of 3.92 + 0.22 ms, clips_h100.json
 _LINEARS_S = 0.058
 _DENOISE_ELEMENTWISE_S = 0.062  # the rest of the 0.367 s of a forward with 8-bit attention
 _H100_TO_H200 = 3350 / 4800  # of elementwise seconds
