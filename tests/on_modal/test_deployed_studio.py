@@ -116,7 +116,7 @@ def test_a_prompt_becomes_a_clip_behind_a_signed_link(plane: ControlPlane, http:
     job = generated(plane, http, SHORT)
     assert job["state"] == "succeeded", job["error"]
     assert job["start_kind"] == "restored" and job["request"]["model_revision"] == "random-0"
-    assert job["cost"]["usd"] > 0 and "2 cores + 6 GiB" in job["cost"]["basis"]
+    assert job["cost"]["usd"] > 0 and "2 cores + 2 GiB" in job["cost"]["basis"]
     assert job["timings"]["start_s"] > 0
     url = job["clip"]["url"]
     assert url.startswith(str(http.base_url).rstrip("/") + "/outputs/")
