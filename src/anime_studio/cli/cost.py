@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import replace
+from itertools import groupby
 from typing import Annotated
 
 import typer
@@ -107,30 +108,40 @@ def _show_sums(settings: ModalSettings, sums: dict[str, float]) -> None:
 
 
 def _show(projections: list[Projection]) -> None:
+    """Print a table for each recipe and decoder: in one for all, a line of 80 characters has no room for the dollars."""
     console = Console()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("recipe", no_wrap=True)
-    table.add_column("decoder", no_wrap=True)
-    table.add_column("card", no_wrap=True)
-    headings = ("denoise", "decode", "clip", "$ per clip", "+ idle tail", "+ cold start", "clips an hour")
-    for heading in headings:
-        table.add_column(heading, justify="right")
+    for (recipe, decoder), rows in groupby(projections, key=lambda each: (each.recipe, each.decoder)):
+        of_recipe = [each.usd for each in projections if each.recipe == recipe]
+        console.print(f"\n{recipe}, {decoder} decoder", style="bold", highlight=False)
+        console.print(_table(list(rows), cheapest_usd=min(of_recipe)))
+    console.print(f"\n* cheapest per clip. {_basis()}", highlight=False)
+
+
+def _table(projections: list[Projection], *, cheapest_usd: float) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("card", no_wrap=True, min_width=max(map(len, CARDS)))
+    for heading in (
+        "denoise",
+        "decode",
+        "clip",
+        "$ per clip",
+        "+ idle tail",
+        "+ cold start",
+        "clips an hour",
+    ):
+        table.add_column(heading, justify="right", min_width=len("0.0000 *"))
     for each in projections:
-        cheapest = min(other.usd for other in projections if other.recipe == each.recipe) == each.usd
         table.add_row(
-            each.recipe,
-            each.decoder,
             each.card,
             f"{each.denoise_s:.1f} s",
             f"{each.decode_s:.2f} s",
             f"{each.total_s:.1f} s",
-            f"{each.usd:.4f}{' *' if cheapest else ''}",
+            f"{each.usd:.4f}{' *' if each.usd == cheapest_usd else ''}",
             f"{each.idle_tail_usd:.4f}",
             f"{each.cold_start_usd:.4f}",
             f"{each.clips_per_hour:,.0f}",
         )
-    console.print(table)
-    console.print(f"\n* cheapest per clip. {_basis()}", highlight=False)
+    return table
 
 
 def _basis() -> str:

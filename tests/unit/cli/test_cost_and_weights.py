@@ -1,6 +1,7 @@
 """`cost` and `weights`, as a person and as a script would call them."""
 
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -24,6 +25,18 @@ def test_cost_says_that_it_projects_and_which_card_is_cheapest(run):
 
     assert "Projected, not measured" in " ".join(shown.split())
     assert shown.count(" *") >= 2
+
+
+def test_cost_has_all_its_dollars_in_a_line_of_80_characters(run):
+    shown = run("cost").stdout
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert re.search(r"^fastwan-3step, light decoder$", shown, re.MULTILINE)
+    assert re.search(
+        r"^L4 +\d+\.\d s +\d\.\d\d s +\d+\.\d s +0\.00\d\d( \*)? +0\.\d{4} +0\.\d{4} +\d+$",
+        shown,
+        re.MULTILINE,
+    )
 
 
 def test_cost_as_json_has_a_row_for_each_recipe_decoder_and_card(run):
