@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -25,6 +26,16 @@ def test_cost_says_that_it_projects_and_which_card_is_cheapest(run):
 
     assert "Projected, not measured" in " ".join(shown.split())
     assert shown.count(" *") >= 2
+
+
+@pytest.mark.parametrize("recipe", ["fastwan-3step", "fastwan-vsa-3step", "wan-50step"])
+def test_the_readme_says_what_cost_projects(run, recipe):
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    (line,) = re.findall(rf"^\| `{recipe}` \|.*$", readme, re.MULTILINE)
+    rows = json.loads(run("cost", "--json").stdout)["projections"]
+    of_l4 = {row["decoder"]: row for row in rows if (row["recipe"], row["card"]) == (recipe, "L4")}
+    told = (f"{of_l4[name]['total_s']:.1f} s ${of_l4[name]['usd']:.4f}" for name in ("full", "light", "tiny"))
+    assert ", ".join(told) in line
 
 
 def test_cost_has_all_its_dollars_in_a_line_of_80_characters(run):
