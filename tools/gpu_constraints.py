@@ -9,6 +9,7 @@ image's Python and platform, so any machine can write the file. It reads the pub
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,6 @@ from anime_studio.on_modal.images import ENGINE_EXTRA, GPU_TORCH, PYTHON_VERSION
 PROJECT = Path(__file__).parents[1]
 PLATFORM = "x86_64-manylinux_2_36"
 """glibc of Debian bookworm, which an image of `modal.Image.debian_slim` has at least."""
-INDEX = "https://pypi.org/simple"
 
 
 def resolution() -> str:
@@ -26,10 +26,14 @@ def resolution() -> str:
     command = [
         sys.executable, "-m", "uv", "pip", "compile", "-", "--quiet", "--no-config", "--no-header", "--no-annotate",
         "--only-binary", ":all:", "--python-version", PYTHON_VERSION, "--python-platform", PLATFORM,
-        "--no-python-downloads", "--default-index", INDEX, "--constraint", str(PROJECT / "constraints.txt"),
+        "--no-python-downloads", "--constraint", str(PROJECT / "constraints.txt"),
     ]  # fmt: skip
     wanted = "\n".join([*requirements(ENGINE_EXTRA), GPU_TORCH])
-    return subprocess.run(command, input=wanted, check=True, text=True, stdout=subprocess.PIPE).stdout
+    # Without a configuration and variables of its own, uv asks the public index.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("UV_")}
+    return subprocess.run(
+        command, input=wanted, check=True, text=True, stdout=subprocess.PIPE, env=environment
+    ).stdout
 
 
 if __name__ == "__main__":
