@@ -219,7 +219,10 @@ def test_each_list_resolves_for_the_images_python_and_linux(
         "--ignore-requires-python",  # pip compares it with the Python that runs pip, not with the image's
         "-c", str(REPOSITORY / constraints), *requirements(extra), *torch,
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+    except subprocess.TimeoutExpired:
+        pytest.skip("the package index is too slow here")
     if done.returncode and not _index_answers(environment):
         pytest.skip("the package index went away meanwhile")
     assert done.returncode == 0, done.stderr
