@@ -49,9 +49,8 @@ class Orders:
     ) -> None:
         self.studio, self.blocklist, self.channel, self.deadline_s = studio, blocklist, channel, deadline_s
         self.turns = Turns(limits)
-        self.begun: dict[
-            str, asyncio.Event
-        ] = {}  # orders without an answer yet; set when their turn has come
+        # Orders without an answer yet; each event is set when the order's turn has come.
+        self.begun: dict[str, asyncio.Event] = {}
 
     async def anime(self, interaction: discord.Interaction, prompt: str) -> None:
         """Answer one `/anime`: refuse it to its author alone, or show progress and then the clip."""

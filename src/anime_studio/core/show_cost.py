@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Final
 
 RESTORE_S: Final = 1.6
-"""From a GPU memory snapshot: 0.48 s measured on an H100, and 3.16 GB read at 3 GB/s, rounded up (docs/performance.md)."""
+"""From a GPU memory snapshot: 0.49 s measured on an H100, and 3.20 GB read at 3 GB/s, rounded up (docs/performance.md)."""
 PLAIN_START_S: Final = 27.7
 """Without a snapshot, 18.4 s of it for imports: an H100 with 16 cores, prepared weights in the page cache, kernels in
-torch's cache (cold_start_h100.json). With the two cores of a container it is longer; nobody has measured that."""
+torch's cache, at 92ebbfa; 28.4 s at 8bd5e2e (cold_start_h100.json). With the two cores of a container it is longer;
+nobody has measured that."""
 
 
 @dataclass(frozen=True, slots=True)
