@@ -18,7 +18,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, env=environment, cwd=ROOT)
 
 
-@pytest.mark.timeout(360)  # ten processes that import torch, one after another
+@pytest.mark.timeout(420)  # eleven processes that import torch, one after another
 def test_every_way_to_be_ready_has_its_row(tmp_path):
     done = run("--out", str(tmp_path / "results"))
 
@@ -38,7 +38,10 @@ def test_every_way_to_be_ready_has_its_row(tmp_path):
         "32", "64", "128", "error", "error_outliers", "error_outliers_bf16", "snapshot_bytes",
     }  # fmt: skip
     assert 0 < result["text"]["error"] < result["text"]["error_outliers"]
-    assert result["clip_s"].keys() >= {"text_cpu", "text_gpu"}
+    assert result["clip_s"].keys() >= {"text_cpu", "text_gpu", "queue_of_ten"}
+    queue = result["clip_s"]["queue_of_ten"]
+    assert len(queue["clip_runs_s"]) == len(queue["text_runs_s"]) == len(queue["drawing_runs_s"]) == 10
+    assert queue["ratio"] == pytest.approx(queue["clip_s"] / queue["drawing_s"])
     assert not (tmp_path / "results").exists(), "a tiny shape is no result"
 
 
@@ -53,3 +56,4 @@ def test_a_way_without_time_has_an_error_in_its_row_and_the_others_go_on():
     assert [result[f"start_{kind}_error_message"] for kind in ("cpu", "plain", "text", "clip")] == [
         "no time was left"
     ] * 4
+    assert result["queue_of_ten_error_message"] == "no time was left"
