@@ -39,6 +39,7 @@ class Acceleration:
         fused_norms: VAE: one Triton kernel for norm, SiLU and the cache of two frames.
         decode_chunk: VAE: latent frames decoded at once after the first.
         compile_decoder: Tiny decoder: compile its walk with `torch.compile`, once for each size of clip.
+        compile_upscaler: Compile the upscaler with `torch.compile`, once for each size of clip.
     """
 
     fused_denoiser: bool = False
@@ -48,6 +49,7 @@ class Acceleration:
     fused_norms: bool = False
     decode_chunk: int = 1
     compile_decoder: bool = False
+    compile_upscaler: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -76,6 +78,7 @@ def options_for_capability(capability: tuple[int, int]) -> Acceleration:
         fused_norms=True,
         decode_chunk=2,
         compile_decoder=True,
+        compile_upscaler=True,
     )
 
 

@@ -77,7 +77,10 @@ class Engine:
             self.denoiser = denoiser_for(components.transformer, acceleration, recipe.sparse)
         with paths_of(Part.DECODER):
             self.decoder = decoder_for(components.vae, acceleration)
-        self._upscaling = components.upscaler and UpscalingStage(components.upscaler)
+        with paths_of(Part.UPSCALER):
+            self.upscaling = (
+                None if components.upscaler is None else UpscalingStage(components.upscaler, acceleration)
+            )
         self._weights = WeightOffload(list(components.models.values()), components.device)
 
     def render(self, spec: ClipSpec, folder: Path, report: Report) -> RenderedClip:
@@ -99,7 +102,7 @@ class Engine:
             denoised = time.perf_counter()
             self._write(spec, latents, video, poster, report)
             decoded = time.perf_counter()
-            upscale_s = self._upscaling.seconds if self._upscaling else None
+            upscale_s = self.upscaling.seconds if self.upscaling else None
         return RenderedClip(
             video=video,
             poster=poster,
@@ -185,7 +188,7 @@ class Engine:
     def decoded(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
         """Return the groups of `frames` as they are on the device: (n, 3, height, width) in about [-1, 1]."""
         groups = self.decoder.decode(latents)
-        return self._upscaling.frames(groups) if self._upscaling else groups
+        return self.upscaling.frames(groups) if self.upscaling else groups
 
     def sleep(self) -> None:
         """Offload the weights to host memory and free the GPU's, for a memory snapshot. On a CPU, do nothing.

@@ -22,6 +22,7 @@ class Part(StrEnum):
 
     DENOISER = "denoiser"
     DECODER = "decoder"
+    UPSCALER = "upscaler"
 
 
 class PathRefusedError(Exception):
@@ -65,6 +66,7 @@ ORDER: Final[Mapping[Part, tuple[tuple[str, _Changes], ...]]] = MappingProxyType
             ("fused_norms", {"fused_norms": False}),
             ("decode_chunk", {"fused_norms": False, "compile_decoder": False, "decode_chunk": 1}),
         ),
+        Part.UPSCALER: (("compile_upscaler", {"compile_upscaler": False}),),
     }
 )
 """For each part its fast paths in the order in which they are dropped; the last entry of a part is its plain path."""

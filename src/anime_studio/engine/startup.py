@@ -252,7 +252,8 @@ def warm_up(engine: Engine, *, every_shape: bool = True) -> None:
     On a GPU kernels are compiled for shapes. The longest clip comes first, and its kernels are made for its length alone.
     A second length makes `torch.compile` write kernels for every length. A third, one latent frame longer than the
     shortest, leaves the decoder a single frame at the end, as every other length does. On a CPU nothing is compiled:
-    one frame shows whether the parts work.
+    one frame shows whether the parts work. An upscaler first gets frames that no decoder made, so that a failure after
+    that is the decoder's.
 
     Args:
         engine: Awake.
@@ -277,6 +278,11 @@ def warm_up(engine: Engine, *, every_shape: bool = True) -> None:
     if not every_shape:
         sizes, lengths = sizes[:1], lengths[:1]
     for width, height in sizes:
+        if engine.upscaling is not None:
+            with paths_of(Part.UPSCALER), torch_errors(), torch.inference_mode():
+                frame = torch.rand(1, 3, height, width, device=components.device)
+                for large in engine.upscaling.frames([frame]):
+                    _require_finite(large, f"{width}x{height}, the upscaler")
         for num_frames in lengths:
             noise, _ = seeded_noise(latent_shape(components, num_frames, height, width), 0)
             latents, where = noise.to(components.device), f"{width}x{height}, {num_frames} frames"

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from anime_studio.engine.decoder.streaming import StreamingDecoder
 from anime_studio.engine.denoiser.model import PlainDenoiser
 from anime_studio.engine.engine import Engine
 from anime_studio.engine.loading.components import load_components
+from anime_studio.engine.upscaling import Upscaler, UpscalingStage
 from anime_studio.engine.weights_check import check_weights, holds_numbers
 from anime_studio.telemetry import LogEvent
 from support.engine import Reports, cut, spec_of, tiny_engine
+from support.upscaler import add_upscaler
 
 FAST = Acceleration(
     fused_denoiser=True, fp8_linears=True, compile_blocks=True, fused_norms=True, decode_chunk=2
@@ -95,6 +98,42 @@ def test_a_device_that_refuses_one_fast_path_keeps_the_others(
     (note,) = clip.notes
     assert set(clip.paths) == kept | {"decode_chunk=2"}
     assert note.code == "paths_refused" and ", ".join(without) in note.detail
+
+
+def refusing_to_compile(upscaler: Upscaler, acceleration: Acceleration) -> UpscalingStage:
+    """Stand for a device on which the compiled upscaler fails when it first runs."""
+    stage = UpscalingStage(upscaler, PLAIN)
+    if acceleration.compile_upscaler:
+        upscaler.register_forward_hook(broken_kernel)
+    return stage
+
+
+def broken_kernel(*_: object) -> None:
+    raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+
+def test_an_upscaler_that_does_not_compile_costs_no_other_part_its_paths(monkeypatch, checkpoint):
+    add_upscaler(checkpoint.folder)
+    monkeypatch.setattr(engine_module, "denoiser_for", Device().denoiser_for)
+    monkeypatch.setattr(engine_module, "decoder_for", Device().decoder_for)
+    monkeypatch.setattr(engine_module, "UpscalingStage", refusing_to_compile)
+    monkeypatch.setattr(startup, "options_for", lambda *_: replace(FAST, compile_upscaler=True))
+
+    engine = startup.start_engine(TINY_RANDOM, checkpoint, device="cpu")
+
+    assert engine.refused == ("compile_upscaler",)
+    assert engine.acceleration == FAST
+
+
+def test_an_upscaler_that_fails_without_fast_paths_too_is_named(monkeypatch, checkpoint):
+    add_upscaler(checkpoint.folder)
+    monkeypatch.setattr(Upscaler, "forward", broken_kernel)
+    monkeypatch.setattr(engine_module, "denoiser_for", Device().denoiser_for)
+    monkeypatch.setattr(engine_module, "decoder_for", Device().decoder_for)
+    monkeypatch.setattr(startup, "options_for", lambda *_: replace(FAST, compile_upscaler=True))
+
+    with pytest.raises(EngineError, match="the upscaler fails without fast paths too"):
+        startup.start_engine(TINY_RANDOM, checkpoint, device="cpu")
 
 
 def test_a_part_that_fails_without_fast_paths_too_ends_the_start(monkeypatch, tiny_checkpoint):

@@ -1,6 +1,7 @@
 """A checkpoint's upscaler makes its frames larger, is read with care, and has its own seconds."""
 
 import json
+import shutil
 from pathlib import Path
 
 import av
@@ -14,25 +15,16 @@ from anime_studio.checkpoints.pipeline_files import needed, require_complete
 from anime_studio.checkpoints.store import Checkpoint
 from anime_studio.core.errors import CheckpointError
 from anime_studio.core.recipes import TINY_RANDOM
-from anime_studio.engine.upscaling import Upscaler, UpscalerConfig, UpscalingStage
+from anime_studio.engine.acceleration import Acceleration
+from anime_studio.engine.upscaling import BATCH, Upscaler, UpscalerConfig, UpscalingStage, enlarged
 from support.engine import Reports, cut, spec_of, tiny_engine
-
-CONFIG = {"features": 8, "convolutions": 2, "scale": 4}
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+from support.upscaler import CONFIG, WEIGHTS, add_upscaler
 
 
 @pytest.fixture
 def folder(checkpoint: Checkpoint) -> Path:
     """A checkpoint with an upscaler of random weights."""
-    torch.manual_seed(1)
-    part = checkpoint.folder / "upscaler"
-    part.mkdir()
-    (part / "config.json").write_text(json.dumps(CONFIG))
-    weights = Upscaler(UpscalerConfig(**CONFIG)).state_dict()
-    save_file({name: tensor.half().contiguous() for name, tensor in weights.items()}, part / WEIGHTS)
-    index = checkpoint.folder / "model_index.json"
-    names = {"upscaler": ["anime_studio", "SRVGGNetCompact"]}
-    index.write_text(json.dumps(json.loads(index.read_text()) | names))
+    add_upscaler(checkpoint.folder)
     return checkpoint.folder
 
 
@@ -54,6 +46,35 @@ def test_frames_become_what_the_layers_written_out_say() -> None:
 
     assert torch.allclose(torch.cat(groups) / 2 + 0.5, expected, atol=1e-5)
     assert stage.seconds > 0
+
+
+@pytest.mark.parametrize("sizes", [[1, 8, 8, 8], [12, 12, 1], [9, 9], [5]])
+def test_groups_of_any_size_become_batches_in_order(sizes: list[int]) -> None:
+    torch.manual_seed(2)
+    upscaler = Upscaler(UpscalerConfig(**CONFIG)).eval()
+    small = torch.rand(sum(sizes), 3, 6, 10) * 2 - 1
+
+    batches = list(UpscalingStage(upscaler).frames(torch.split(small, sizes)))
+
+    whole, rest = divmod(len(small), BATCH)
+    assert [len(batch) for batch in batches] == [BATCH] * whole + [rest] * (rest > 0)
+    assert torch.allclose(torch.cat(batches), enlarged(upscaler, small), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on a CPU needs g++")
+def test_compiled_it_gives_the_same_frames_and_sees_one_shape() -> None:
+    torch.manual_seed(3)
+    upscaler = Upscaler(UpscalerConfig(**CONFIG)).eval().requires_grad_(False)
+    compiled = UpscalingStage(upscaler, Acceleration(compile_upscaler=True))
+    small = torch.rand(BATCH + 2, 3, 6, 10) * 2 - 1
+
+    first = torch.cat(list(compiled.frames([small])))
+    with torch.compiler.set_stance("fail_on_recompile"):
+        shorter = torch.cat(list(compiled.frames([small[:1], small[1:4]])))
+
+    assert torch.allclose(first, enlarged(upscaler, small), atol=1e-4)
+    assert torch.allclose(shorter, first[:4], atol=1e-6)
 
 
 def test_a_clip_goes_through_it_and_says_its_seconds(folder: Path, tmp_path: Path) -> None:
@@ -97,7 +118,7 @@ def test_nan_in_a_small_frame_stays_nan() -> None:
 def test_a_wrong_configuration_is_refused_by_name(
     folder: Path, change: dict[str, object], named: str
 ) -> None:
-    (folder / "upscaler" / "config.json").write_text(json.dumps(CONFIG | change))
+    (folder / "upscaler" / "config.json").write_text(json.dumps({**CONFIG, **change}))
     with pytest.raises(CheckpointError, match=named):
         tiny_engine(folder)
 
