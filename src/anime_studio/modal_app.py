@@ -331,6 +331,7 @@ def setup(recipe: str = settings.recipe, decoder: str = settings.decoder, newest
     """
     from anime_studio.checkpoints import store
     from anime_studio.checkpoints.decoders import fetch_decoder
+    from anime_studio.checkpoints.published_upscaler import published_for
     from anime_studio.core.decoders import PUBLISHED, Decoder
     from anime_studio.engine.loading.prepare import packing_of, prepare
 
@@ -343,7 +344,8 @@ def setup(recipe: str = settings.recipe, decoder: str = settings.decoder, newest
         folder = fetch_decoder(PUBLISHED[Decoder(decoder)], MODELS_MOUNT)
         models.commit()
         print(f"decoder {decoder} is complete in {folder.name}")  # noqa: T201
-    folder = prepare(checkpoint, packing_of("cuda" if settings.uses_gpu else "cpu"))
+    packing = packing_of("cuda" if settings.uses_gpu else "cpu")
+    folder = prepare(checkpoint, packing, published=published_for(wanted))
     models.commit()
     print(f"{recipe}: prepared for fast loading in {folder.name}")  # noqa: T201
     if newest:

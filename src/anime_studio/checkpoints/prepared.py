@@ -4,6 +4,7 @@
     models_dir/<recipe>/<revision>.plain-bfloat16-v1/     prepared from the source
         model_index.json, tokenizer/, scheduler/          copied
         text_encoder/, transformer/, vae/                 config.json and shards: 00001.safetensors, …
+        upscaler/                                         the source's, or the published one; may be absent
         manifest.json                                     as every checkpoint's, with a `layout`
 
 A prepared checkpoint holds the same weights in the packing and dtype that the engine serves, so that a start reads

@@ -6,6 +6,7 @@ tool, so the command answers at once, also where torch is broken.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import shutil
@@ -25,7 +26,7 @@ from anime_studio.checkpoints.atomic_folder import PARTIAL
 from anime_studio.checkpoints.decoders import locate_with_decoder
 from anime_studio.checkpoints.inventory import pinned_by
 from anime_studio.checkpoints.manifest import Manifest, Packing
-from anime_studio.checkpoints.pipeline_files import weight_files
+from anime_studio.checkpoints.pipeline_files import has_upscaler, weight_files
 from anime_studio.checkpoints.prepared import (
     PREPARE_COMMAND,
     VERIFY_COMMAND,
@@ -33,9 +34,10 @@ from anime_studio.checkpoints.prepared import (
     find_prepared,
     prepared_folder,
 )
+from anime_studio.checkpoints.published_upscaler import NAME, PACKAGE, find_published, suits
 from anime_studio.checkpoints.safetensors_header import read_header
 from anime_studio.checkpoints.store import FETCH_COMMAND, Checkpoint
-from anime_studio.cli.installing import install_command
+from anime_studio.cli.installing import install_command, upscaler_remedy
 from anime_studio.cli.output import ExitCode, JsonOption, UrlOption, answering
 from anime_studio.cli.serve import settings_with
 from anime_studio.client import DEFAULT_URL, StudioClient, StudioError
@@ -93,6 +95,7 @@ def examine(settings: Settings, url: str) -> Iterator[Finding]:
     yield _extra("server", "to serve")
     yield _extra("engine", "to draw on this machine")
     yield _extra("modal", "to deploy", without="note")
+    yield _upscale()
     yield _gpu()
     yield from _weights(settings)
     yield _disk(settings.data_dir)
@@ -119,6 +122,18 @@ def _extra(extra: str, purpose: str, *, without: State = "missing") -> Finding:
         return Finding(extra, without, f"{', '.join(missing)} ({purpose})", install_command(extra))
     torch = f", torch {version('torch')}" if extra == "engine" else ""
     return Finding(extra, "ok", f"installed{torch}")
+
+
+def _upscale() -> Finding:
+    try:
+        published = find_published()
+    except AnimeStudioError as error:
+        return Finding("upscale", "note", error.detail, upscaler_remedy())
+    if published is None:
+        return Finding("upscale", "note", f"{PACKAGE} (to draw Wan's clips larger)", upscaler_remedy())
+    return Finding(
+        "upscale", "ok", f"{NAME}, as published; `{PREPARE_COMMAND}` gives it to Wan's checkpoints"
+    )
 
 
 def missing_packages(extra: str, requirements: Sequence[str]) -> list[str]:
@@ -195,9 +210,18 @@ def _prepared(settings: Settings, checkpoint: Checkpoint, packing: Packing) -> F
         if folder.with_name(folder.name + PARTIAL).exists():
             detail += "; one is being prepared, or was interrupted: preparing again is safe"
         return Finding("prepared", "note", detail, remedy)
+    if not _has_its_upscaler(settings, folder):
+        return Finding("prepared", "note", f"{folder.name} has no upscaler, though one is installed", remedy)
     size_mb = Manifest.read(folder).size_bytes / 1e6
     detail = f"{folder.name}, {size_mb:,.1f} MB, complete, made from these weights; every byte is checked by"
     return Finding("prepared", "ok", f"{detail}: {VERIFY_COMMAND} --recipe {settings.recipe}")
+
+
+def _has_its_upscaler(settings: Settings, prepared: Path) -> bool:
+    """Return whether the prepared checkpoint has the published upscaler, as far as that is installed and suits it."""
+    with contextlib.suppress(AnimeStudioError):
+        return not suits(get_recipe(settings.recipe)) or find_published() is None or has_upscaler(prepared)
+    return True  # `_upscale` says what is wrong with the package
 
 
 def _memory(settings: Settings, checkpoint: Checkpoint, packing: Packing) -> Finding:

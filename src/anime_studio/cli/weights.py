@@ -12,8 +12,10 @@ from anime_studio.checkpoints.decoders import fetch_decoder, locate_with_decoder
 from anime_studio.checkpoints.inventory import Item, inventory, remove, unused
 from anime_studio.checkpoints.manifest import Manifest, Packing
 from anime_studio.checkpoints.prepared import PREPARE_COMMAND, all_prepared, verify_prepared
+from anime_studio.checkpoints.published_upscaler import PACKAGE, published_for, suits
 from anime_studio.checkpoints.store import Checkpoint
 from anime_studio.cli.fetch_report import FetchReport
+from anime_studio.cli.installing import upscaler_remedy
 from anime_studio.cli.output import JsonOption, Output, answering
 from anime_studio.core.decoders import PUBLISHED, Decoder
 from anime_studio.core.errors import ConfigurationError
@@ -150,7 +152,10 @@ def prepare(recipe: RecipeOption, as_json: JsonOption = False) -> None:
         def progress(model: str, done_bytes: int, total_bytes: int) -> None:
             output.info(f"{model}: {done_bytes / 1e6:,.0f} of {total_bytes / 1e6:,.0f} MB written")
 
-        folder = write(checkpoint, packing, progress)
+        published = published_for(wanted)
+        if published is None and suits(wanted):
+            output.info(f"without an upscaler, because {PACKAGE} is not installed: {upscaler_remedy()}")
+        folder = write(checkpoint, packing, progress, published=published)
         document = _document(wanted, checkpoint) | {"prepared": _prepared(folder)}
         output.result(document, f"{_title(wanted, checkpoint)} is prepared as {packing}: {folder}")
 

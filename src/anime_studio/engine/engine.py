@@ -102,7 +102,7 @@ class Engine:
             denoised = time.perf_counter()
             self._write(spec, latents, video, poster, report)
             decoded = time.perf_counter()
-            upscale_s = self.upscaling.seconds if self.upscaling else None
+            upscale_s = self.upscaling.seconds if self.upscaling and _is_larger(spec) else None
         return RenderedClip(
             video=video,
             poster=poster,
@@ -175,20 +175,20 @@ class Engine:
         return latents
 
     @torch.inference_mode()
-    def frames(self, latents: torch.Tensor) -> Iterator[HostFrames]:
+    def frames(self, latents: torch.Tensor, *, larger: bool = True) -> Iterator[HostFrames]:
         """Yield groups of frames as the VAE decodes them: uint8 (n, height, width, 3), RGB.
 
-        Height and width are those of the model, times the upscaler's scale where there is one.
+        Height and width are those of the model, times the upscaler's scale where there is one and *larger* asks for it.
 
         Raises:
             BadFramesError: Frames hold NaN or infinity.
         """
-        yield from frames_on_host(self.decoded(latents))
+        yield from frames_on_host(self.decoded(latents, larger=larger))
 
-    def decoded(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+    def decoded(self, latents: torch.Tensor, *, larger: bool = True) -> Iterator[torch.Tensor]:
         """Return the groups of `frames` as they are on the device: (n, 3, height, width) in about [-1, 1]."""
         groups = self.decoder.decode(latents)
-        return self.upscaling.frames(groups) if self.upscaling else groups
+        return self.upscaling.frames(groups) if self.upscaling and larger else groups
 
     def sleep(self) -> None:
         """Offload the weights to host memory and free the GPU's, for a memory snapshot. On a CPU, do nothing.
@@ -224,13 +224,18 @@ class Engine:
         written, shows_something = 0, False
         report(Stage.DECODE, 0, spec.num_frames)
         with writer:
-            for group in self.frames(latents):
+            for group in self.frames(latents, larger=_is_larger(spec)):
                 writer.write(group)
                 shows_something = shows_something or _shows_something(group)
                 written += len(group)
                 report(Stage.DECODE, written, spec.num_frames)
             if not shows_something:
                 raise BadFramesError(f"every frame is of one colour for seed {spec.seed}; try another seed")
+
+
+def _is_larger(spec: ClipSpec) -> bool:
+    """Return whether the clip is larger than what the model draws; if not, an upscaler's pixels would be thrown away."""
+    return spec.width > spec.native_width or spec.height > spec.native_height
 
 
 def _shows_something(group: HostFrames) -> bool:

@@ -24,6 +24,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from anime_studio.checkpoints.manifest import Packing
 from anime_studio.checkpoints.pipeline_files import UPSCALER, UPSCALER_WEIGHTS, has_upscaler, read_json
 from anime_studio.checkpoints.safetensors_header import check_tensors, read_header
 from anime_studio.core.errors import CheckpointError
@@ -163,8 +164,11 @@ def _batches(groups: Iterable[torch.Tensor], size: int) -> Iterator[torch.Tensor
     yield from rest
 
 
-def load_upscaler(folder: Path, device: torch.device) -> Upscaler | None:
-    """Return the upscaler of the checkpoint in *folder*, float16 on a GPU, float32 on a CPU; None if its index names none.
+def load_upscaler(folder: Path, packing: Packing, device: torch.device) -> Upscaler | None:
+    """Return the upscaler of the checkpoint in *folder*; None if its index names none.
+
+    Its weights are in float32 where *packing* is, else in float16: its numbers are small, and 16 bits of them are better
+    spent on digits than bfloat16 does.
 
     Raises:
         CheckpointError: A file of the part is missing, truncated, or holds missing, unexpected, misshapen or not finite
@@ -179,7 +183,7 @@ def load_upscaler(folder: Path, device: torch.device) -> Upscaler | None:
     expected = {name: tuple(tensor.shape) for name, tensor in upscaler.state_dict().items()}
     check_tensors(path, {path: read_header(path)}, expected)
     upscaler.load_state_dict(_finite_weights(path))
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    dtype = torch.float32 if packing.dtype == "float32" else torch.float16
     return upscaler.to(device, dtype).eval().requires_grad_(False)
 
 

@@ -21,6 +21,7 @@ from typing import Final
 
 import modal
 
+from anime_studio.checkpoints.published_upscaler import PACKAGE
 from anime_studio.core.errors import ConfigurationError
 from anime_studio.on_modal.settings import KERNELS_INSIDE, ModalSettings
 
@@ -32,6 +33,8 @@ GPU_TORCH: Final = "torch==2.11.0"
 """The version of every GPU benchmark (`benchmarks/results`). PyPI's Linux wheel is a CUDA 13.0 build."""
 CPU_TORCH: Final = "torch==2.13.0"
 """The version that the tests run on. `constraints.txt` leaves torch open, because a laptop may want another build."""
+UPSCALER: Final = f"{PACKAGE}==2.0.0"
+"""Installed without its dependencies: two files of it are read, no code, and OpenCV would be 0.2 GB more."""
 _CPU_BUILD: Final = "--torch-backend cpu"
 """uv takes torch's CPU build with it, wherever that is published (uv's guide, "Using uv with PyTorch")."""
 
@@ -60,10 +63,11 @@ def generator_constraints(settings: ModalSettings) -> Path:
 
 
 def gpu_image(settings: ModalSettings) -> modal.Image:
-    """Return the image with CUDA: torch, diffusers, PyAV, ffmpeg, our source and the demo checkpoint in it."""
+    """Return the image with CUDA: torch, diffusers, PyAV, ffmpeg, the upscaler's weights, our source and the demo's."""
     packages = [*requirements(ENGINE_EXTRA), GPU_TORCH]
     # g++: Triton and torch.compile build small C and C++ files when they first run.
     image = _with_requirements(_base().apt_install("ffmpeg", "g++"), packages, constraints=_GPU_CONSTRAINTS)
+    image = image.uv_pip_install([UPSCALER], extra_options="--no-deps", uv_version=UV_VERSION)
     return _with_source(image.env({**settings.as_environment(), **_COMPILING}))
 
 

@@ -1,13 +1,17 @@
 """`weights prepare` and what `weights verify` says of it, as a person and as a script would call them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from anime_studio.checkpoints.manifest import COMPLETE, Manifest
 from anime_studio.cli import app
+from anime_studio.core.recipes import WAN_50STEP
 from support.engine import checkpoint_in, flip
+from support.upscaler_package import install_package, remove_package
 
 
 @pytest.fixture
@@ -88,3 +92,58 @@ def test_prepare_without_weights_names_the_command_that_fetches_them(run):
 
     assert result.exit_code == 1
     assert "anime-studio weights fetch --recipe fastwan-3step" in words(result.stderr)
+
+
+@pytest.fixture
+def wan(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The commands for a recipe of Wan's, whose weights are the tiny ones."""
+    folder = tmp_path / "wan-50step" / WAN_50STEP.revision
+    shutil.copytree(tiny_checkpoint, folder)
+    Manifest.of(folder).write(folder)
+    (folder / COMPLETE).touch()
+    monkeypatch.setenv("ANIME_STUDIO_MODELS_DIR", str(tmp_path))
+    monkeypatch.setenv("ANIME_STUDIO_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("ANIME_STUDIO_DEVICE", "cpu")
+    return lambda *words: CliRunner().invoke(app, [*words, "--recipe", "wan-50step"])
+
+
+def finding(run, name: str) -> dict[str, str]:
+    answer = run("doctor", "--json", "--url", "http://127.0.0.1:9")
+    return {finding["name"]: finding for finding in json.loads(answer.stdout)}[name]
+
+
+def test_without_the_upscalers_package_prepare_goes_on_and_names_what_installs_it(wan, monkeypatch, tmp_path):
+    remove_package(monkeypatch)
+
+    result = wan("weights", "prepare")
+
+    assert result.exit_code == 0, result.stderr
+    assert "without an upscaler" in words(result.stderr)
+    absent = finding(wan, "upscale")
+    assert absent["state"] == "note" and absent["remedy"] in words(result.stderr)
+    assert finding(wan, "prepared")["state"] == "ok"
+
+
+def test_with_the_package_doctor_asks_to_prepare_again_and_then_all_is_well(wan, monkeypatch, tmp_path):
+    remove_package(monkeypatch)
+    wan("weights", "prepare")
+    monkeypatch.undo()
+    for name in ("MODELS_DIR", "DATA_DIR"):
+        monkeypatch.setenv(f"ANIME_STUDIO_{name}", str(tmp_path))
+    monkeypatch.setenv("ANIME_STUDIO_DEVICE", "cpu")
+    models = install_package(tmp_path / "site", monkeypatch)
+
+    lacking = finding(wan, "prepared")
+    again = wan("weights", "prepare")
+
+    assert (lacking["state"], lacking["remedy"]) == (
+        "note",
+        "anime-studio weights prepare --recipe wan-50step",
+    )
+    assert again.exit_code == 0, again.stderr
+    assert "without an upscaler" not in again.stderr
+    assert finding(wan, "prepared")["state"] == finding(wan, "upscale")["state"] == "ok"
+    flip(next(models.glob("*.bin")))
+    assert "is not the file that this program knows" in finding(wan, "upscale")["detail"]
+    refused = wan("weights", "prepare")
+    assert refused.exit_code == 1 and "install version 2.0.0" in words(refused.stderr)

@@ -95,6 +95,17 @@ def test_a_clip_goes_through_it_and_says_its_seconds(folder: Path, tmp_path: Pat
     assert large.shape[1:3] == (4 * small.shape[2], 4 * small.shape[3])
 
 
+def test_a_clip_of_the_models_own_size_does_without_it(folder: Path, tmp_path: Path) -> None:
+    engine = tiny_engine(folder)
+    own_size = spec_of().model_copy(update={"width": 48, "height": 32})
+
+    rendered = engine.render(own_size, tmp_path, Reports())
+
+    assert rendered.upscale_s is None
+    with av.open(rendered.video) as container:
+        assert (container.streams.video[0].width, container.streams.video[0].height) == (48, 32)
+
+
 def test_without_one_a_clip_has_no_such_seconds(engine, tmp_path: Path) -> None:
     assert engine.render(spec_of(), tmp_path, Reports()).upscale_s is None
 

@@ -114,12 +114,10 @@ def load_components(checkpoint: Checkpoint, device: torch.device, *, with_text: 
 
 
 def _completed(components: Components, checkpoint: Checkpoint) -> Components:
-    """Add what is never prepared: the checkpoint's upscaler, which is small, and the decoder that *checkpoint* names."""
-    device = components.device
-    components = replace(components, upscaler=load_upscaler(checkpoint.folder, device))
+    """Add what is never prepared: the decoder that *checkpoint* names."""
     if checkpoint.decoder_file is None:
         return components
-    config = components.vae.config
+    config, device = components.vae.config, components.device
     return replace(
         components, vae=load_smaller_decoder(checkpoint.decoder, checkpoint.decoder_file, config, device)
     )
@@ -203,6 +201,7 @@ def _load(
                 vae=models["vae"],
                 scheduler_config=read_json(folder / SCHEDULER) if (folder / SCHEDULER).exists() else {},
                 device=device,
+                upscaler=load_upscaler(folder, packing, device),
             )
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(f"{device} has no room for the checkpoint {folder}: {error}") from error

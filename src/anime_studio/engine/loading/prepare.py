@@ -7,8 +7,10 @@ a full disk at any moment leaves what was there before (`checkpoints.atomic_fold
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,18 +26,29 @@ from anime_studio.checkpoints.manifest import (
     Packing,
     sha256_of,
 )
+from anime_studio.checkpoints.pipeline_files import (
+    INDEX,
+    UPSCALER,
+    UPSCALER_CLASS,
+    has_upscaler,
+    read_json,
+    upscaler_files,
+)
 from anime_studio.checkpoints.prepared import PREPARE_COMMAND, find_prepared, prepared_folder
+from anime_studio.checkpoints.published_upscaler import LICENSE, NAME, PACKAGE, PublishedUpscaler
 from anime_studio.checkpoints.store import Checkpoint, check
 from anime_studio.core.errors import CheckpointError, DiskFullError
 from anime_studio.engine.acceleration import packing_for_settings
 from anime_studio.engine.loading.architecture import MODELS, check_source
 from anime_studio.engine.loading.components import load_model
 from anime_studio.engine.loading.from_shards import open_prepared, served_tensors
-from anime_studio.engine.loading.safetensors_file import write_shards
+from anime_studio.engine.loading.ncnn import convert
+from anime_studio.engine.loading.safetensors_file import write_file, write_shards
+from anime_studio.engine.upscaling import load_upscaler
 
 SHARD_BYTES: Final = 512 * 1024**2
 """Twenty files for Wan 2.1 1.3B: few to open, and enough to fetch in parallel from storage that serves files apart."""
-_COPIED: Final = ("model_index.json", "tokenizer", "scheduler", *(f"{name}/config.json" for name in MODELS))
+_COPIED: Final = (INDEX, "tokenizer", "scheduler", *(f"{name}/config.json" for name in MODELS))
 
 Progress = Callable[[str, int, int], None]
 """Called after each shard with the model's name, its bytes written so far, and all its bytes."""
@@ -51,14 +64,16 @@ def prepare(
     packing: Packing,
     progress: Progress = lambda *_: None,
     *,
+    published: PublishedUpscaler | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> Path:
-    """Return the folder of *checkpoint* prepared as *packing*; write it if it is not there or not whole.
+    """Return the folder of *checkpoint* prepared as *packing*; write it if it is not there, or not all of it.
 
     Args:
         checkpoint: As located.
         packing: What the machine that will serve asks for.
         progress: See `Progress`.
+        published: The upscaler that a checkpoint gets which has none of its own; None to give it none.
         shard_bytes: The largest size of a shard. A tensor larger than this has a shard of its own.
 
     Raises:
@@ -68,11 +83,11 @@ def prepare(
         OSError: The disk fails.
     """
     target = prepared_folder(checkpoint, packing)
-    if _is_whole(checkpoint, packing):
+    if _is_whole(checkpoint, packing, published):
         return target
     try:
         with atomic_folder(target) as folder:
-            _write(folder, checkpoint, packing, progress, shard_bytes)
+            _write(folder, checkpoint, packing, progress, published, shard_bytes)
     except OSError as error:
         if error.errno not in DiskFullError.errnos:
             raise
@@ -84,24 +99,36 @@ def prepare(
     return target
 
 
-def _is_whole(checkpoint: Checkpoint, packing: Packing) -> bool:
+def _is_whole(checkpoint: Checkpoint, packing: Packing, published: PublishedUpscaler | None) -> bool:
     try:
         folder = find_prepared(checkpoint, packing)
-        if folder is not None:  # compare every hash: `prepare` must fix whatever `verify` refuses
-            Manifest.read(folder).check(folder, hashes=True)
+        if folder is None:
+            return False
+        manifest = Manifest.read(folder)
+        manifest.check(folder, hashes=True)  # every hash: `prepare` must fix whatever `verify` refuses
+        wants_upscaler = published is not None or has_upscaler(checkpoint.folder)
     except CheckpointError:  # damaged, or prepared from an older source: it is written again
         return False
-    return folder is not None
+    return not wants_upscaler or manifest.files.keys() >= set(upscaler_files())
 
 
 def _write(
-    folder: Path, checkpoint: Checkpoint, packing: Packing, progress: Progress, shard_bytes: int
+    folder: Path,
+    checkpoint: Checkpoint,
+    packing: Packing,
+    progress: Progress,
+    published: PublishedUpscaler | None,
+    shard_bytes: int,
 ) -> None:
     source = checkpoint.folder
     check_source(source, gated=checkpoint.gated)
     # The prepared files get hashes of their own, so a wrong byte of the source would pass as right from then on.
     check(checkpoint, hashes=True)
-    files = _copy(source, folder)
+    files = _copy(source, folder, _COPIED)
+    if has_upscaler(source):
+        files |= _copy(source, folder, upscaler_files())
+    elif published is not None:
+        files |= _write_upscaler(folder, published)
     for name in MODELS:
         files |= _write_model(
             load_model(source / name, getattr(torch, packing.dtype), gated=checkpoint.gated),
@@ -119,6 +146,7 @@ def _write(
     Manifest(files, layout).write(folder)
     # Open the result as the loader will: files that do not load must not replace files that do.
     open_prepared(folder, packing, gated=checkpoint.gated)
+    load_upscaler(folder, packing, torch.device("cpu"))
 
 
 def _write_model(model: Any, folder: Path, progress: Progress, shard_bytes: int) -> dict[str, FileEntry]:
@@ -132,9 +160,26 @@ def _write_model(model: Any, folder: Path, progress: Progress, shard_bytes: int)
     return files
 
 
-def _copy(source: Path, folder: Path) -> dict[str, FileEntry]:
+def _write_upscaler(folder: Path, published: PublishedUpscaler) -> dict[str, FileEntry]:
+    """Write the published upscaler into a prepared checkpoint whose index is there, and name it in the index."""
+    converted = convert(published.network, published.weights)
+    config, weights = (folder / name for name in upscaler_files())
+    config.parent.mkdir()
+    origin = {"name": NAME, "source": f"the package {PACKAGE}", "license": LICENSE}
+    _write_json(config, asdict(converted.config) | origin)
+    files = {upscaler_files()[1]: write_file(weights, converted.tensors)}
+    index = folder / INDEX
+    _write_json(index, read_json(index) | {UPSCALER: ["anime_studio", UPSCALER_CLASS]})
+    return files | {path.relative_to(folder).as_posix(): FileEntry.of(path) for path in (index, config)}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _copy(source: Path, folder: Path, names: Iterable[str]) -> dict[str, FileEntry]:
     files = {}
-    for name in _COPIED:
+    for name in names:
         for path in (source / name, *(source / name).rglob("*")):
             if path.is_file():
                 copy = folder / path.relative_to(source)

@@ -62,7 +62,7 @@ def write_shards(
         for index, names in enumerate(_grouped(tensors, shard_bytes), start=1)
     }
     with ThreadPoolExecutor(WRITE_THREADS) as threads:
-        for path, entry in zip(shards, threads.map(_write, shards, shards.values()), strict=True):
+        for path, entry in zip(shards, threads.map(write_file, shards, shards.values()), strict=True):
             yield path.name, entry, sum(tensor.nbytes for tensor in shards[path].values())
 
 
@@ -79,7 +79,12 @@ def _grouped(tensors: Mapping[str, torch.Tensor], shard_bytes: int) -> Iterator[
         yield group
 
 
-def _write(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileEntry:
+def write_file(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileEntry:
+    """Write *tensors*, which are on the CPU, into one file, and return its entry.
+
+    Raises:
+        OSError: The disk is full or fails.
+    """
     # Widest dtypes first: each tensor is then aligned to its element size, as in the library's own files.
     ordered = sorted(tensors, key=lambda name: -tensors[name].element_size())
     header, end = {}, 0
