@@ -102,7 +102,7 @@ class Engine:
             denoised = time.perf_counter()
             self._write(spec, latents, video, poster, report)
             decoded = time.perf_counter()
-            upscale_s = self.upscaling.seconds if self.upscaling and _is_larger(spec) else None
+            upscale_s = self.upscaling.seconds if self.upscaling and _asks_for_more(spec) else None
         return RenderedClip(
             video=video,
             poster=poster,
@@ -224,7 +224,7 @@ class Engine:
         written, shows_something = 0, False
         report(Stage.DECODE, 0, spec.num_frames)
         with writer:
-            for group in self.frames(latents, larger=_is_larger(spec)):
+            for group in self.frames(latents, larger=_asks_for_more(spec)):
                 writer.write(group)
                 shows_something = shows_something or _shows_something(group)
                 written += len(group)
@@ -233,9 +233,18 @@ class Engine:
                 raise BadFramesError(f"every frame is of one colour for seed {spec.seed}; try another seed")
 
 
-def _is_larger(spec: ClipSpec) -> bool:
-    """Return whether the clip is larger than what the model draws; if not, an upscaler's pixels would be thrown away."""
-    return spec.width > spec.native_width or spec.height > spec.native_height
+def is_larger(size: tuple[int, int], native_size: tuple[int, int]) -> bool:
+    """Return whether a clip is larger than what the model draws; if not, an upscaler's pixels would be thrown away.
+
+    Args:
+        size: (width, height) of the clip, in pixels.
+        native_size: The same of what the model draws.
+    """
+    return size[0] > native_size[0] or size[1] > native_size[1]
+
+
+def _asks_for_more(spec: ClipSpec) -> bool:
+    return is_larger((spec.width, spec.height), (spec.native_width, spec.native_height))
 
 
 def _shows_something(group: HostFrames) -> bool:

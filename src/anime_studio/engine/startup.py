@@ -22,7 +22,7 @@ from anime_studio.engine.acceleration import (
 )
 from anime_studio.engine.denoiser.int8_attention import int8_attention_works
 from anime_studio.engine.embeddings_cache import EmbeddingsCache
-from anime_studio.engine.engine import Engine
+from anime_studio.engine.engine import Engine, is_larger
 from anime_studio.engine.fallback import Fallback, Part, PathRefusedError, paths_of
 from anime_studio.engine.loading.components import (
     Components,
@@ -252,8 +252,8 @@ def warm_up(engine: Engine, *, every_shape: bool = True) -> None:
     On a GPU kernels are compiled for shapes. The longest clip comes first, and its kernels are made for its length alone.
     A second length makes `torch.compile` write kernels for every length. A third, one latent frame longer than the
     shortest, leaves the decoder a single frame at the end, as every other length does. On a CPU nothing is compiled:
-    one frame shows whether the parts work. An upscaler first gets frames that no decoder made, so that a failure after
-    that is the decoder's.
+    one frame shows whether the parts work. An upscaler, where clips are larger than what the model draws, first gets frames
+    that no decoder made, so that a failure after that is the decoder's.
 
     Args:
         engine: Awake.
@@ -274,11 +274,11 @@ def warm_up(engine: Engine, *, every_shape: bool = True) -> None:
     dtype = getattr(torch, packing_for(components.device.type).dtype)
     embeddings = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     embeddings = embeddings.to(components.device, dtype)
-    sizes = list(recipe.native_sizes.values())
+    sizes = _native_sizes(recipe)
     if not every_shape:
-        sizes, lengths = sizes[:1], lengths[:1]
-    for width, height in sizes:
-        if engine.upscaling is not None:
+        sizes, lengths = dict(list(sizes.items())[:1]), lengths[:1]
+    for (width, height), larger in sizes.items():
+        if engine.upscaling is not None and larger:
             with paths_of(Part.UPSCALER), torch_errors(), torch.inference_mode():
                 frame = torch.rand(1, 3, height, width, device=components.device)
                 for large in engine.upscaling.frames([frame]):
@@ -290,8 +290,16 @@ def warm_up(engine: Engine, *, every_shape: bool = True) -> None:
                 velocity = guided(engine.denoiser, embeddings, None, None)
                 _require_finite(velocity(latents, torch.tensor(500, device=latents.device)), where)
             with paths_of(Part.DECODER), torch_errors(), torch.inference_mode():
-                for group in engine.decoded(latents):
+                for group in engine.decoded(latents, larger=larger):
                     _require_finite(group, where)
+
+
+def _native_sizes(recipe: Recipe) -> dict[tuple[int, int], bool]:
+    """Return each size that the model draws, and whether any clip of it is to be larger."""
+    sizes: dict[tuple[int, int], bool] = {}
+    for resolution, native_size in recipe.native_sizes.items():
+        sizes[native_size] = sizes.get(native_size, False) or is_larger(resolution.size, native_size)
+    return sizes
 
 
 def _require_finite(values: torch.Tensor, where: str) -> None:

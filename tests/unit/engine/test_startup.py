@@ -26,6 +26,7 @@ from anime_studio.engine.loading.components import load_components
 from anime_studio.engine.upscaling import Upscaler, UpscalingStage
 from anime_studio.engine.weights_check import check_weights, holds_numbers
 from anime_studio.telemetry import LogEvent
+from common.schemas import Resolution
 from support.engine import Reports, cut, spec_of, tiny_engine
 from support.upscaler import add_upscaler
 
@@ -133,6 +134,18 @@ def test_an_upscaler_that_fails_without_fast_paths_too_is_named(monkeypatch, che
     monkeypatch.setattr(startup, "options_for", lambda *_: replace(FAST, compile_upscaler=True))
 
     with pytest.raises(EngineError, match="the upscaler fails without fast paths too"):
+        startup.start_engine(TINY_RANDOM, checkpoint, device="cpu")
+
+
+def test_an_upscaler_that_no_clip_of_the_recipe_needs_is_not_warmed_up(monkeypatch, checkpoint):
+    add_upscaler(checkpoint.folder)
+    monkeypatch.setattr(Upscaler, "forward", broken_kernel)
+    sizes = {Resolution.P480: Resolution.P480.size}  # what the model draws is what a caller gets
+    recipe = replace(TINY_RANDOM, native_sizes=sizes, max_frames=TINY_RANDOM.min_frames)
+
+    startup.start_engine(recipe, checkpoint, device="cpu")
+
+    with pytest.raises(EngineError, match="the upscaler fails"):
         startup.start_engine(TINY_RANDOM, checkpoint, device="cpu")
 
 
