@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from anime_studio.checkpoints.manifest import Packing
 from anime_studio.checkpoints.safetensors_header import read_header
 from anime_studio.core.errors import CheckpointError
 from anime_studio.core.recipes import Recipe, Sampler
@@ -27,6 +29,8 @@ WEIGHTS: Final[Mapping[str, str]] = MappingProxyType(
 """The file name of each model's weights, as transformers and diffusers write it."""
 _OF_SHARDS: Final = ".index.json"
 """What the name of an index of shards adds to the name of the whole file."""
+_TABLE, _SAME_TABLE = "shared.weight", "encoder.embed_tokens.weight"
+"""One table under two names (transformers, `UMT5EncoderModel`); some files hold it twice."""
 _PIPELINES: Final = ("WanPipeline", "WanDMDPipeline")
 """FastVideo's few-step students are published as `WanDMDPipeline`; the parts are WanPipeline's."""
 SCHEDULER: Final = "scheduler/scheduler_config.json"
@@ -164,6 +168,19 @@ def weight_files(folder: Path) -> list[Path]:
             "remove the one that is not meant"
         )
     return [folder / name for name in names]
+
+
+def text_encoder_bytes(folder: Path, packing: Packing) -> int:
+    """Return what the text encoder of the checkpoint in *folder* takes in memory; only headers are read.
+
+    Raises:
+        CheckpointError: A file of it is damaged.
+    """
+    headers = [read_header(path) for path in weight_files(folder / "text_encoder")]
+    shapes = {name: entry.shape for header in headers for name, entry in header.items()}
+    if _TABLE in shapes:
+        shapes.pop(_SAME_TABLE, None)
+    return sum(math.prod(shape) for shape in shapes.values()) * (2 if packing.dtype == "bfloat16" else 4)
 
 
 def _shards(index: Path) -> list[str]:

@@ -7,7 +7,6 @@ tool, so the command answers at once, also where torch is broken.
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 import shutil
 import socket
@@ -26,7 +25,7 @@ from anime_studio.checkpoints.atomic_folder import PARTIAL
 from anime_studio.checkpoints.decoders import locate_with_decoder
 from anime_studio.checkpoints.inventory import pinned_by
 from anime_studio.checkpoints.manifest import Manifest, Packing
-from anime_studio.checkpoints.pipeline_files import has_upscaler, weight_files
+from anime_studio.checkpoints.pipeline_files import has_upscaler, text_encoder_bytes
 from anime_studio.checkpoints.prepared import (
     PREPARE_COMMAND,
     VERIFY_COMMAND,
@@ -35,7 +34,6 @@ from anime_studio.checkpoints.prepared import (
     prepared_folder,
 )
 from anime_studio.checkpoints.published_upscaler import NAME, PACKAGE, find_published, suits
-from anime_studio.checkpoints.safetensors_header import read_header
 from anime_studio.checkpoints.store import FETCH_COMMAND, Checkpoint
 from anime_studio.cli.installing import install_command, upscaler_remedy
 from anime_studio.cli.output import ExitCode, JsonOption, UrlOption, answering
@@ -53,8 +51,6 @@ LOW_DISK_BYTES: Final = 2 * GIB
 """As much as clips may use by default (`Settings.clips_max_bytes`)."""
 BESIDE_TEXT_BYTES: Final = 3 * GIB
 """For Python, torch, a load that is in progress, and the system (a GPU's process without its weights: 1.0 GB, measured)."""
-_TABLE, _SAME_TABLE = "shared.weight", "encoder.embed_tokens.weight"
-"""One table under two names (transformers, `UMT5EncoderModel`); some files hold it twice."""
 OLDEST_PYTHON, NEXT_PYTHON = (3, 11), (3, 14)
 
 State = Literal["ok", "note", "missing"]
@@ -246,19 +242,6 @@ def _memory(settings: Settings, checkpoint: Checkpoint, packing: Packing) -> Fin
         f"{detail}, which leaves too little",
         remedy if on_gpu else "draw with recipe demo",
     )
-
-
-def text_encoder_bytes(folder: Path, packing: Packing) -> int:
-    """Return what the text encoder of the checkpoint in *folder* takes in memory; only headers are read.
-
-    Raises:
-        CheckpointError: A file of it is damaged.
-    """
-    headers = [read_header(path) for path in weight_files(folder / "text_encoder")]
-    shapes = {name: entry.shape for header in headers for name, entry in header.items()}
-    if _TABLE in shapes:
-        shapes.pop(_SAME_TABLE, None)
-    return sum(math.prod(shape) for shape in shapes.values()) * (2 if packing.dtype == "bfloat16" else 4)
 
 
 def _disk(folder: Path) -> Finding:

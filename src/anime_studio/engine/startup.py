@@ -8,7 +8,7 @@ from dataclasses import replace
 import structlog
 import torch
 
-from anime_studio.checkpoints.pipeline_files import SCHEDULER
+from anime_studio.checkpoints.pipeline_files import SCHEDULER, text_encoder_bytes
 from anime_studio.checkpoints.store import Checkpoint
 from anime_studio.core.cpus import usable_cores
 from anime_studio.core.errors import BadFramesError, CheckpointError, EngineError, OutOfMemoryError
@@ -20,6 +20,7 @@ from anime_studio.engine.acceleration import (
     options_for_capability,
     packing_for,
 )
+from anime_studio.engine.card_memory import GIB, CardMemory, needed_bytes, too_little
 from anime_studio.engine.denoiser.int8_attention import int8_attention_works
 from anime_studio.engine.embeddings_cache import EmbeddingsCache
 from anime_studio.engine.engine import Engine, is_larger
@@ -69,7 +70,7 @@ def start_engine(
 
     Raises:
         CheckpointError: A file is wrong, or no clip can be drawn with what it holds; the detail names it.
-        OutOfMemoryError: The checkpoint does not fit.
+        OutOfMemoryError: The checkpoint does not fit. Where its need was measured that is told before it is loaded.
         EngineError: The device is not there, or fails.
     """
     place = device_named(device)
@@ -77,6 +78,7 @@ def start_engine(
     options = options_for(recipe, place) if accelerate else PLAIN
     fallback = Fallback(options)
     while True:
+        _leave_out_what_cannot_fit(fallback, recipe, checkpoint, place, with_text=text is None)
         try:
             return _warm(
                 load_engine(
@@ -103,6 +105,38 @@ def start_engine(
         _log.warning(LogEvent.ENGINE_ACCELERATION_REFUSED, detail=detail, without=list(fallback.refused))
         gc.collect()  # the refused engine's weights
         torch.cuda.empty_cache()
+
+
+def card_memory(device: torch.device) -> CardMemory | None:
+    """Return the memory of the card *device*; None for a CPU."""
+    if device.type != "cuda":
+        return None
+    with torch_errors():
+        return CardMemory(*torch.cuda.mem_get_info(device))
+
+
+def _leave_out_what_cannot_fit(
+    fallback: Fallback, recipe: Recipe, checkpoint: Checkpoint, device: torch.device, *, with_text: bool
+) -> None:
+    """Decode in smaller chunks where the options' measured need is more than the card's free memory.
+
+    Raises:
+        OutOfMemoryError: The smallest chunks need more too; nothing was loaded.
+    """
+    card = card_memory(device)
+    if card is None or needed_bytes(recipe, checkpoint.decoder, fallback.options) is None:
+        return
+    text_bytes = text_encoder_bytes(checkpoint.folder, packing_for(device.type)) if with_text else 0
+    while (needed := needed_bytes(recipe, checkpoint.decoder, fallback.options)) is not None:
+        needed += text_bytes
+        if needed <= card.free_bytes:
+            return
+        if not fallback.take_less_memory():
+            raise OutOfMemoryError(too_little(recipe, card, needed, text_bytes))
+        detail = (
+            f"{needed / GIB:.1f} GiB are needed, and {card.free_bytes / GIB:.1f} are free; this was not tried"
+        )
+        _log.warning(LogEvent.ENGINE_ACCELERATION_REFUSED, detail=detail, without=list(fallback.refused))
 
 
 def import_compiler() -> None:

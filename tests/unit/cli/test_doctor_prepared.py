@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from anime_studio.checkpoints.manifest import MANIFEST, Manifest
+from anime_studio.checkpoints.pipeline_files import text_encoder_bytes
 from anime_studio.cli import app, doctor
 from anime_studio.engine.acceleration import packing_for
 from support.engine import checkpoint_in, cut
@@ -132,12 +133,12 @@ def test_it_says_whether_host_memory_holds_the_text_encoder(base, monkeypatch: p
     parameters = sum(
         each.numel() for each in load_file(base / "random-0/text_encoder/model.safetensors").values()
     )
-    needed_bytes = doctor.text_encoder_bytes(base / "random-0", packing_for("cpu"))
+    needed_bytes = text_encoder_bytes(base / "random-0", packing_for("cpu"))
     monkeypatch.setattr(doctor, "usable_memory_bytes", lambda: needed_bytes + doctor.BESIDE_TEXT_BYTES)
     too_little = look()["memory"]
 
     assert needed_bytes == 4 * parameters
-    assert doctor.text_encoder_bytes(base / "random-0", packing_for("cuda")) == 2 * parameters
+    assert text_encoder_bytes(base / "random-0", packing_for("cuda")) == 2 * parameters
     assert (enough["state"], enough["remedy"]) == ("ok", None)
     assert too_little["state"] == "missing" and "leaves too little" in too_little["detail"]
     assert too_little["remedy"] == "draw with recipe demo"
