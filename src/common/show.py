@@ -122,6 +122,13 @@ class RecipeCard(_Answer):
             examples=[None],
         ),
     ] = None
+    paths: Annotated[
+        tuple[str, ...],
+        Field(
+            description="Paths that the recipe asks for on any device, as a job's `paths` names them.",
+            examples=[["sparse_attention=0.8"]],
+        ),
+    ] = ()
 
 
 class Percentiles(_Answer):

@@ -102,6 +102,11 @@ class Recipe:
         """Name of the folder of its checkpoints, within the folder of all."""
         return self.checkpoint_of or self.name
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths that it asks for on any device, as a record names them: `sparse_attention=0.8`."""
+        return () if self.sparse is None else (f"sparse_attention={self.sparse.sparsity:g}",)
+
 
 _ANY_DECODER = (Decoder.FULL, Decoder.LIGHT, Decoder.TINY)
 _LANDSCAPE = MappingProxyType({Resolution.P480: (832, 480)})

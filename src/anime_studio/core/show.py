@@ -69,6 +69,7 @@ def recipe_card(recipe: Recipe) -> RecipeCard:
         guidance_scale=Bounds(minimum=1, maximum=20, default=guidance) if recipe.accepts_guidance else None,
         examples=_WAN_EXAMPLES if recipe.composes_prompts else _DEMO_EXAMPLES,
         world=recipe.world,
+        paths=recipe.paths,
     )
 
 

@@ -120,12 +120,8 @@ class Engine:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The paths that are on, as a record names them: those of the options, and `sparse_attention=0.8`."""
-        sparse = self.recipe.sparse
-        return (
-            *self.acceleration.names,
-            *(() if sparse is None else (f"sparse_attention={sparse.sparsity:g}",)),
-        )
+        """The paths that are on, as a record names them: those of the options and those of the recipe."""
+        return (*self.acceleration.names, *self.recipe.paths)
 
     def _notes(self, text: EncodedText) -> tuple[Note, ...]:
         notes = [prompt_cut(text.num_tokens, self.recipe.max_sequence_length)]

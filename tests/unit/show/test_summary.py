@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from anime_studio.core.clip import plan
 from anime_studio.core.errors import BadFramesError, JobCancelledError
 from anime_studio.core.jobs import JobRecord, StoredClip
-from anime_studio.core.recipes import DEMO, FASTWAN_3STEP, RECIPES, TINY_RANDOM, WAN_50STEP, Recipe
+from anime_studio.core.recipes import (
+    DEMO,
+    FASTWAN_3STEP,
+    FASTWAN_VSA_3STEP,
+    RECIPES,
+    TINY_RANDOM,
+    WAN_50STEP,
+    Recipe,
+)
 from anime_studio.core.show import percentile, recipe_card, summarise
 from common.schemas import Cost, GenerateRequest, JobState, Readiness, SignalKind, StartKind, Timings
 from common.show import ShowStatus, Spend
@@ -160,3 +168,8 @@ def test_only_a_recipe_with_guidance_offers_it() -> None:
     assert recipe_card(FASTWAN_3STEP).guidance_scale is None
     assert recipe_card(WAN_50STEP).guidance_scale is not None
     assert recipe_card(DEMO).model_revision == DEMO.revision
+
+
+def test_a_sparse_recipe_names_its_attention_as_a_record_does() -> None:
+    assert recipe_card(FASTWAN_VSA_3STEP).paths == ("sparse_attention=0.8",)
+    assert recipe_card(FASTWAN_3STEP).paths == ()
