@@ -221,9 +221,9 @@ class Prover:
         return self.prover.plain_start()
 
     @modal.method()
-    def check(self, name: str) -> dict[str, Any]:
+    def check(self, name: str, prompt: str) -> dict[str, Any]:
         """Check one row. See `anime_studio.prove.container`."""
-        return self.prover.check(name)
+        return self.prover.check(name, prompt)
 
 
 def _kernels() -> Any:

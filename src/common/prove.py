@@ -43,6 +43,10 @@ class ProofRow(_Written):
     picture: Annotated[
         str | None, Field(description="PNG beside the report, to be looked at.", examples=["fast.png"])
     ] = None
+    starts_s: Annotated[
+        dict[str, tuple[float, ...]],
+        Field(description="Seconds of each cold start, by kind.", examples=[{"restore": [1.4, 1.6]}]),
+    ] = {}
     seconds: Annotated[float, Field(ge=0, description="How long it took.", examples=[12.5])] = 0.0
     usd: Annotated[
         float, Field(ge=0, description="US dollars, counted from seconds and our rates.", examples=[0.004])
@@ -63,6 +67,7 @@ class ProofReport(_Written):
         dict[str, str],
         Field(description="What else decides the rows.", examples=[{"decoder": "full"}]),
     ] = {}
+    prompts: Annotated[tuple[str, ...], Field(description="Of a file; empty means the program's own.")] = ()
     expected_usd: Annotated[float, Field(ge=0, description="Price of all rows, computed before.")] = 0.0
     spent_usd: Annotated[
         float, Field(ge=0, description="Counted so far, rows that were checked twice included.")

@@ -85,10 +85,10 @@ class Account:
                 modal.Cls.from_name(APP_NAME, "Prover")().plain_start.remote()
             )
 
-    def check(self, row: str) -> Mapping[str, Any]:
-        """Return verdict, detail and picture of a row that a container on the deployment's card checks."""
+    def check(self, row: str, prompt: str) -> Mapping[str, Any]:
+        """Return verdict, detail and picture of a row that a container on the deployment's card checks with *prompt*."""
         with _words("no container for the rows answered"):
-            answer: Mapping[str, Any] = modal.Cls.from_name(APP_NAME, "Prover")().check.remote(row)
+            answer: Mapping[str, Any] = modal.Cls.from_name(APP_NAME, "Prover")().check.remote(row, prompt)
             return answer
 
     def stop(self, container: str) -> None:

@@ -19,6 +19,7 @@ from anime_studio.on_modal.gpu_worker import GpuWorker
 from anime_studio.on_modal.kernels import StoredKernels
 from anime_studio.on_modal.remote_text import RemoteText
 from anime_studio.on_modal.settings import SETUP_COMMAND, ModalSettings
+from anime_studio.prove.prompts import PROMPTS
 from anime_studio.prove.rows import checked
 from anime_studio.prove.versions import installed_packages
 from common.prove import ContainerReport
@@ -43,7 +44,7 @@ def report_of(worker: GpuWorker) -> ContainerReport:
         kernel=platform.release(),
         cores=usable_cores(),
         resident_gib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2, 2),  # KiB on Linux
-        paths=() if engine is None else engine.acceleration.names,
+        paths=() if engine is None else engine.paths,
         refused=() if engine is None else engine.refused,
         revision="" if checkpoint is None else checkpoint.revision,
         loaded_from="" if engine is None else engine.components.folder.name,
@@ -94,21 +95,21 @@ class Prover:
         gc.collect()  # the rows need the GPU's memory
         return report.model_dump(mode="json")
 
-    def check(self, name: str) -> dict[str, Any]:
-        """Check one row of `ENGINE_ROWS`; return verdict, detail, and the bytes of its picture or None."""
+    def check(self, name: str, prompt: str = PROMPTS[0]) -> dict[str, Any]:
+        """Check one row of `ENGINE_ROWS` with *prompt*; return verdict, detail, and the bytes of its picture or None."""
         self._used = True
-        if self._rows is None:
+        if self._rows is None or self._rows.prompt != prompt:  # what was drawn is kept for the next row
             self._refresh()
-            self._rows = self._engine_rows()
+            self._rows = self._engine_rows(prompt)
         found = checked(lambda: self._rows.check(name))
         picture = None if found.picture is None else (self._folder / found.picture).read_bytes()
         return {"verdict": found.verdict.value, "detail": found.detail, "picture": picture}
 
-    def _engine_rows(self) -> Any:
+    def _engine_rows(self, prompt: str) -> Any:
         from anime_studio.prove.engine_rows import EngineRows
 
         self._folder = Path(tempfile.mkdtemp())
-        return EngineRows(self._settings, self._folder, start=self._start, setup=setup_command)
+        return EngineRows(self._settings, self._folder, start=self._start, setup=setup_command, prompt=prompt)
 
     def _start(self, recipe: Recipe, checkpoint: Checkpoint, **options: Any) -> Any:
         from anime_studio.engine.startup import start_engine

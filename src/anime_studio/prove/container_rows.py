@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ from anime_studio.on_modal.images import generator_constraints
 from anime_studio.on_modal.settings import ModalSettings
 from anime_studio.prove.account import Account
 from anime_studio.prove.memory import MemoryFile, Start
+from anime_studio.prove.prompts import PROMPTS
 from anime_studio.prove.rows import Found, Purse, Say
 from anime_studio.prove.versions import compare
 from common.prove import ContainerReport, Verdict
@@ -43,6 +45,7 @@ class ContainerRows:
         kept: The starts so far.
         purse: What starts are paid from.
         say: Shows a line to people.
+        prompt: What is drawn.
     """
 
     def __init__(
@@ -53,9 +56,12 @@ class ContainerRows:
         kept: MemoryFile,
         purse: Purse,
         say: Say,
+        *,
+        prompt: str = PROMPTS[0],
     ) -> None:
         self._settings, self._account, self._folder = settings, account, folder
         self._kept, self._purse, self._say = kept, purse, say
+        self._prompt = prompt
         self._report: ContainerReport | None = None
 
     def versions(self) -> Found:
@@ -96,7 +102,7 @@ class ContainerRows:
 
     def on_card(self, row: str) -> Found:
         """Check a row of `engine_rows` in a container on the deployment's own card."""
-        answer = self._account.check(row)
+        answer = self._account.check(row, self._prompt)
         picture = None
         if answer["picture"] is not None:
             picture = f"{row}.png"
@@ -196,8 +202,8 @@ class ContainerRows:
 
     def _verdict(self, what: str, *, unfinished: bool = False) -> Found:
         memory = self._kept.memory
+        seen = partial(Found, table=_table(memory.starts), starts_s=_seconds(memory.starts))
         mode = self._settings.snapshot
-        table = _table(memory.starts)
         restored = [each for each in memory.starts if each.kind == "restore"]
         # A restore that crashed is followed by a start without one, and may be counted as an error too.
         after_first = _after_the_first_restore(memory.starts)
@@ -211,28 +217,25 @@ class ContainerRows:
         )
         detail = f"{what}, kinds {record}; {tried} restores, {bad} of them crashed or were recovered"
         if unfinished:
-            return Found(Verdict.NOT_CHECKED, detail, table)
+            return seen(Verdict.NOT_CHECKED, detail)
         if mode == "off":
-            return Found(Verdict.HOLDS, f"{what}; deployed with SNAPSHOT=off, so nothing is restored", table)
+            return seen(Verdict.HOLDS, f"{what}; deployed with SNAPSHOT=off, so nothing is restored")
         if not tried:
-            return Found(
+            return seen(
                 Verdict.NOT_CHECKED,
                 f"{detail}; a deployment makes its snapshots in its first starts: run again with more --starts",
-                table,
             )
         if bad > BAD_RESTORES * tried:
             better = "cpu" if mode == "gpu" else "off"
-            return Found(
+            return seen(
                 Verdict.FALLS_SHORT,
                 f"{detail}: deploy with ANIME_STUDIO_SNAPSHOT={better} (SNAPSHOT={better})",
-                table,
             )
         median_s = nearest_rank([each.wall_s for each in restored], 50)
         goal = "within" if median_s <= GOAL_S else "above"
-        return Found(
+        return seen(
             Verdict.HOLDS,
             f"{detail}; median {median_s:.1f} s, {goal} the goal of {GOAL_S:g} s: SNAPSHOT={mode}",
-            table,
         )
 
 
@@ -269,6 +272,13 @@ def _table(starts: Iterable[Start]) -> tuple[tuple[str, ...], ...]:
             for kind, some in kinds.items()
         ),
     )
+
+
+def _seconds(starts: Iterable[Start]) -> dict[str, tuple[float, ...]]:
+    kinds: dict[str, tuple[float, ...]] = {}
+    for start in starts:
+        kinds[start.kind] = (*kinds.get(start.kind, ()), round(start.wall_s, 3))
+    return kinds
 
 
 def _queued(starts: Iterable[Start]) -> str:

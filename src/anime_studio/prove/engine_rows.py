@@ -22,13 +22,13 @@ from anime_studio.engine.engine import FLAT_STD, Engine
 from anime_studio.engine.startup import start_engine
 from anime_studio.prove.machine import device_in_words
 from anime_studio.prove.pictures import Frames, psnr_db, ssim, write_contact_sheet
+from anime_studio.prove.prompts import PROMPTS
 from anime_studio.prove.rows import Found
 from anime_studio.prove.versions import CONSTRAINTS, compare, installed_packages
 from anime_studio.settings import Settings
 from common.prove import Verdict
 from common.schemas import GenerateRequest, Stage
 
-PROMPT: Final = "a small cat sits on a roof at sunset"
 SEED: Final = 7
 LEAST_PSNR_DB: Final = 20.0
 """Chosen, not measured: two clips that differ by more show other things. The contact sheet is for the eye."""
@@ -48,6 +48,7 @@ class EngineRows:
         start: Starts an engine; another one in tests.
         constraints: The pinned versions; absent in an installed wheel.
         setup: Names the command that fetches a decoder; absent means that of this machine.
+        prompt: What is drawn.
     """
 
     def __init__(
@@ -58,10 +59,11 @@ class EngineRows:
         start: StartEngine = start_engine,
         constraints: Path = CONSTRAINTS,
         setup: SetupCommand | None = None,
+        prompt: str = PROMPTS[0],
     ) -> None:
         self.recipe = get_recipe(settings.recipe)
         self._settings, self._folder, self._start, self._constraints = settings, folder, start, constraints
-        self._setup = setup
+        self._setup, self.prompt = setup, prompt
         self._frames: dict[tuple[str, Decoder, bool, bool], Frames] = {}
         self._taken: tuple[str, ...] = ()
         self._refused: tuple[str, ...] = ()
@@ -107,7 +109,8 @@ class EngineRows:
         """Draw from one seed: with the fast paths of a start, without its 8-bit attention, and with no fast path."""
         decoder = self._settings.decoder
         clips = {"as started": self._render(self.recipe, decoder)}
-        if INT8_ATTENTION in self._taken:
+        # A start takes it for every sparse recipe: the clip would be the same again.
+        if INT8_ATTENTION in self._taken and self.recipe.sparse is None:
             clips["with bf16 attention"] = self._render(self.recipe, decoder, int8_attention=False)
         clips["plain"] = self._render(self.recipe, decoder, accelerate=False)
         return self._compare("fast", clips)
@@ -169,7 +172,7 @@ class EngineRows:
         accelerate: bool | None = None,
         int8_attention: bool = True,
     ) -> Frames:
-        """Return the frames of the known prompt and seed."""
+        """Return the frames of the prompt and the known seed."""
         settings = self._settings
         accelerate = settings.accelerate if accelerate is None else accelerate
         key = (recipe.name, decoder, accelerate, int8_attention)
@@ -180,9 +183,9 @@ class EngineRows:
                 recipe = replace(recipe, trained_with_8bit_attention=False)
             engine = self._start(recipe, checkpoint, device=settings.device, accelerate=accelerate)
             if key == (self.recipe.name, settings.decoder, settings.accelerate, True):
-                self._taken, self._refused = engine.acceleration.names, engine.refused
+                self._taken, self._refused = engine.paths, engine.refused
                 self._loaded_from = engine.components.folder
-            self._frames[key] = _frames_of(engine, decoder, checkpoint.revision)
+            self._frames[key] = _frames_of(engine, decoder, checkpoint.revision, self.prompt)
             del engine
             gc.collect()
             if torch.cuda.is_available():
@@ -201,9 +204,9 @@ ENGINE_ROWS: Final[Mapping[str, Callable[[EngineRows], Found]]] = {
 """Every row, in the order in which they are checked."""
 
 
-def _frames_of(engine: Engine, decoder: Decoder, revision: str) -> Frames:
+def _frames_of(engine: Engine, decoder: Decoder, revision: str, prompt: str) -> Frames:
     request = GenerateRequest(
-        prompt=PROMPT, seed=SEED, duration=engine.recipe.max_frames // engine.recipe.fps
+        prompt=prompt, seed=SEED, duration=engine.recipe.max_frames // engine.recipe.fps
     )
     spec = plan(request, engine.recipe, model_revision=revision, seed=SEED, decoder=decoder)
     embeddings, negative = engine.embed(spec)

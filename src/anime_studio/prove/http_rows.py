@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import cycle
 from typing import Final
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -14,11 +15,11 @@ from anime_studio.client import StudioClient
 from anime_studio.client.connection import settings_for
 from anime_studio.prove.account import Account
 from anime_studio.prove.memory import MemoryFile
+from anime_studio.prove.prompts import PROMPTS
 from anime_studio.prove.rows import Found, Say
 from common.prove import Verdict
 from common.schemas import Clip, Job, JobState, StartKind
 
-PROMPT: Final = "a small cat sits on a roof at sunset"
 SOURCE: Final = "prove"
 HTTP_TIMEOUT_S: Final = 180.0
 """`POST /generate` waits for `ANIME_STUDIO_GENERATE_WAIT_S` (100 s), and Modal cuts HTTP at 150 s."""
@@ -41,11 +42,20 @@ class HttpRows:
         kept: What the rows share with each other and with a later run.
         say: Shows a line to people.
         base_url: With which links begin, where the deployment sets it.
+        prompts: Of the jobs, in turn.
     """
 
     def __init__(
-        self, url: str, account: Account, kept: MemoryFile, say: Say, *, base_url: str | None = None
+        self,
+        url: str,
+        account: Account,
+        kept: MemoryFile,
+        say: Say,
+        *,
+        base_url: str | None = None,
+        prompts: Sequence[str] = PROMPTS,
     ) -> None:
+        self._prompts = cycle(prompts)
         self._url, self._account, self._kept, self._say = url, account, kept, say
         self._public_url = (base_url or url).rstrip("/")
         self._studio = StudioClient(url)
@@ -58,7 +68,7 @@ class HttpRows:
 
     def first(self) -> Found:
         """Ask for the first clip of a fresh deployment, with one request that waits."""
-        body = {"prompt": PROMPT, "seed": 7, "source": SOURCE}
+        body = {"prompt": next(self._prompts), "seed": 7, "source": SOURCE}
         begun = time.monotonic()
         answer = self._http.post(f"{self._url}/generate", json=body, timeout=HTTP_TIMEOUT_S)
         waited_s = time.monotonic() - begun
@@ -119,7 +129,7 @@ class HttpRows:
     def three(self) -> Found:
         """Ask for three clips at once."""
         begun = time.monotonic()
-        asked = [self._studio.submit(PROMPT, seed=seed, source=SOURCE) for seed in (1, 2, 3)]
+        asked = [self._studio.submit(next(self._prompts), seed=seed, source=SOURCE) for seed in (1, 2, 3)]
         jobs = [self._ended(job) for job in asked]
         took_s = time.monotonic() - begun
         table = (
@@ -243,7 +253,7 @@ class HttpRows:
         bounds = self._studio.recipe()
         steps = bounds.num_inference_steps
         job = self._studio.submit(
-            PROMPT,
+            next(self._prompts),
             seed=7,
             source=SOURCE,
             duration=bounds.duration_s.maximum,
@@ -269,7 +279,7 @@ class HttpRows:
 
     def _some_clip(self) -> Clip:
         smallest = self._studio.recipe().duration_s.minimum
-        job = self._ended(self._studio.submit(PROMPT, seed=7, source=SOURCE, duration=smallest))
+        job = self._ended(self._studio.submit(next(self._prompts), seed=7, source=SOURCE, duration=smallest))
         if job.clip is None:
             raise RuntimeError(f"there is no clip to open: {job.error.detail if job.error else job.state}")
         if self._kept.memory.link is None:

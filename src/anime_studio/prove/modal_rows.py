@@ -5,7 +5,7 @@ The order matters: the first clip is of a fresh deployment, and the last row wai
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -22,6 +22,7 @@ from anime_studio.prove.container_rows import ContainerRows
 from anime_studio.prove.http_rows import HttpRows
 from anime_studio.prove.memory import MemoryFile
 from anime_studio.prove.money_rows import bill, prices
+from anime_studio.prove.prompts import PROMPTS
 from anime_studio.prove.rows import Found, Purse, Row, Say
 from common.prove import Place, ProofReport
 
@@ -33,7 +34,7 @@ _SLOWDOWN_WITHOUT_FAST_PATHS: Final = 3.0
 """Chosen: of the plain paths' clip, in the price alone."""
 
 
-def wanted_report(settings: ModalSettings, url: str) -> ProofReport:
+def wanted_report(settings: ModalSettings, url: str, prompts: Sequence[str] = ()) -> ProofReport:
     """Return what is proved: rows of an earlier run count only if all of this is the same."""
     deciding = settings.as_environment()
     del deciding["ANIME_STUDIO_RELEASE"]  # it only makes new snapshots
@@ -43,6 +44,7 @@ def wanted_report(settings: ModalSettings, url: str) -> ProofReport:
         recipe=settings.recipe,
         device=settings.gpu or "none",
         settings={"url": url, **deciding},
+        prompts=tuple(prompts),
     )
 
 
@@ -58,6 +60,7 @@ class ModalRows(AbstractContextManager["ModalRows"]):
         purse: What they are paid from.
         say: Shows a line to people.
         starts: How many starts to force.
+        prompts: Of the jobs in turn; the pictures are of the first.
     """
 
     def __init__(
@@ -71,9 +74,11 @@ class ModalRows(AbstractContextManager["ModalRows"]):
         say: Say,
         *,
         starts: int,
+        prompts: Sequence[str] = PROMPTS,
     ) -> None:
         self._settings, self._account, self._url = settings, account, url
-        self._containers = ContainerRows(settings, account, folder, kept, purse, say)
+        self._containers = ContainerRows(settings, account, folder, kept, purse, say, prompt=prompts[0])
+        self._prompts = prompts
         self._kept, self._purse, self._say, self._starts = kept, purse, say, starts
         self._open = ExitStack()
 
@@ -114,7 +119,14 @@ class ModalRows(AbstractContextManager["ModalRows"]):
 
     @cached_property
     def _http(self) -> HttpRows:
-        rows = HttpRows(self._url, self._account, self._kept, self._say, base_url=self._settings.base_url)
+        rows = HttpRows(
+            self._url,
+            self._account,
+            self._kept,
+            self._say,
+            base_url=self._settings.base_url,
+            prompts=self._prompts,
+        )
         self._open.callback(rows.close)
         return rows
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,12 +30,14 @@ class Found:
         detail: What was seen, or why it was not checked.
         table: Figures behind it; the heading first.
         picture: File name of a PNG in the report's folder.
+        starts_s: Seconds of each cold start, by kind; drawn as a histogram.
     """
 
     verdict: Verdict
     detail: str
     table: tuple[tuple[str, ...], ...] = ()
     picture: str | None = None
+    starts_s: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,7 @@ class Proof:
             detail=found.detail,
             table=found.table,
             picture=found.picture,
+            starts_s=dict(found.starts_s),
             seconds=round(time.monotonic() - begun, 1),
             usd=round(purse.spent_usd - before_usd, 6),
             checked_at=datetime.now(UTC),

@@ -94,7 +94,9 @@ def test_the_verdict_on_snapshots(tmp_path, kinds, changes, verdict, words):
 def test_starts_go_on_where_they_stopped_and_are_forced_anew_when_complete(tmp_path):
     assert rows_of(tmp_path, RESTORES).starts(2).table[1][:2] == ("snapshot", "1")
     rows = rows_of(tmp_path, ["restore"] * 3)
-    assert [line[1] for line in rows.starts(5).table[1:]] == ["1", "4"]
+    found = rows.starts(5)
+    assert [line[1] for line in found.table[1:]] == ["1", "4"]
+    assert {kind: len(seconds) for kind, seconds in found.starts_s.items()} == {"snapshot": 1, "restore": 4}
     again = rows_of(tmp_path, ["restore"] * 5).starts(5)
     assert [line[:2] for line in again.table[1:]] == [("restore", "5")]
 

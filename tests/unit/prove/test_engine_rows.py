@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
+from anime_studio.core.recipes import SparseAttention
 from anime_studio.engine.acceleration import Acceleration, Attention
 from anime_studio.engine.startup import start_engine
 from anime_studio.prove.container import setup_command
@@ -16,6 +17,9 @@ from anime_studio.prove.rows import Found
 from anime_studio.settings import Settings
 from common.prove import ProofReport, ProofRow, Verdict
 from support.engine import checkpoint_in, flip
+from support.sparse_checkpoint import add_gates
+
+SPARSE = SparseAttention(tile=(4, 4, 4), sparsity=0.8)
 
 
 @pytest.fixture
@@ -61,6 +65,21 @@ def test_8_bit_attention_is_compared_with_bf16_where_a_start_takes_it(settings, 
     found = rows.check("fast")
     assert "as started against with bf16 attention: the same pixels" in found.detail
     assert asked == [(True, True), (False, True), (True, False)]
+
+
+def test_a_sparse_recipe_names_its_attention_and_draws_no_clip_twice(settings, tmp_path):
+    add_gates(tmp_path / "models/tiny-random/random-0")
+
+    def start(*arguments, **options):
+        engine = start_engine(*arguments, **options)
+        if options["accelerate"]:
+            engine.acceleration = Acceleration(attention=Attention.INT8)
+        return engine
+
+    rows = EngineRows(settings, tmp_path, start=start)
+    rows.recipe = replace(rows.recipe, sparse=SPARSE)
+    assert "taken: attention=int8, sparse_attention=0.8" in rows.check("device").detail
+    assert rows.check("fast").detail == "as started against plain: the same pixels"
 
 
 def test_an_altered_weight_falls_short(settings, tmp_path, tiny_checkpoint):
