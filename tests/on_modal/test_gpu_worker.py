@@ -19,7 +19,7 @@ from anime_studio.core.decoders import Decoder
 from anime_studio.core.errors import EngineError, JobCancelledError, OutOfMemoryError
 from anime_studio.core.jobs import JobRecord, RenderedClip
 from anime_studio.core.recipes import Recipe, get_recipe
-from anime_studio.engine import device_check
+from anime_studio.engine import device_check, startup
 from anime_studio.engine.engine import Engine
 from anime_studio.engine.loading.prepare import packing_of, prepare
 from anime_studio.engine.startup import start_engine, start_text_encoder
@@ -484,6 +484,21 @@ def test_kernels_are_found_before_the_model_is_warmed_up_and_kept_once_the_conta
     worker.after_snapshot()
     every_shape = mode == "gpu" or not found  # a GPU snapshot holds every shape, for all starts from it
     assert kernels.acts == ["restore", f"load, every_shape={every_shape}", "keep, replace=True"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_start_warms_up_once(settings: ModalSettings, monkeypatch: pytest.MonkeyPatch, mode: str):
+    real, warmed = startup.warm_up, []
+
+    def warm_up(engine: Engine, *, every_shape: bool = True) -> None:
+        warmed.append(every_shape)
+        real(engine, every_shape=every_shape)
+
+    monkeypatch.setattr(startup, "warm_up", warm_up)
+    worker = GpuWorker(settings.model_copy(update={"snapshot": mode}))
+    worker.before_snapshot()
+    worker.after_snapshot()
+    assert warmed == [True]
 
 
 def test_a_restored_container_replaces_no_kernels(settings: ModalSettings, containers: TwoContainers):

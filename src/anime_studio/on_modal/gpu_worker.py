@@ -464,10 +464,10 @@ def _load_engine(
     every_shape: bool,
 ) -> Engine:
     from anime_studio.engine.embeddings_cache import EmbeddingsCache
-    from anime_studio.engine.startup import start_engine, warm_up
+    from anime_studio.engine.startup import start_engine
 
     device = "cuda" if settings.uses_gpu else "cpu"
-    engine = start_engine(
+    return start_engine(
         recipe,
         checkpoint,
         device=device,
@@ -477,9 +477,6 @@ def _load_engine(
         weights=weights,
         every_shape=every_shape,
     )
-    if not settings.uses_gpu:
-        warm_up(engine)
-    return engine
 
 
 def _check_device(settings: ModalSettings) -> None:
