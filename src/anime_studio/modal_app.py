@@ -273,7 +273,7 @@ def open_studio() -> Studio:
     """Return the studio of this deployment. Call it after a restore, because the signing keys may have changed."""
     generator, clock = Generator(), SystemClock()
     encoder = TextEncoder()
-    recipe = get_recipe(settings.recipe)
+    recipe = settings.offered
     jobs = ModalJobs(
         dicts,
         clock=clock,

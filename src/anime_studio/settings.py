@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     """Take the fast paths that suit the GPU; a CPU has none. Each is measured in docs/performance.md."""
     decoder: Decoder = Decoder.FULL
     """What makes frames of latents. `light` and `tiny` are faster and a little less exact; docs/performance.md."""
+    upscaler: bool | None = None
+    """Whether 1080p is offered, which needs an upscaler in the checkpoint. Absent: a laptop's server looks when it starts,
+    and on Modal, where the web container has no weights, it is not offered."""
     text: Literal["cpu", "gpu"] = "cpu"
     """Where the text is encoded for a GPU that draws: `cpu`: on a CPU (on Modal, in a container of its own); `gpu`: on
     that GPU, whose memory then holds 11.4 GB more."""

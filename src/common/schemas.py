@@ -39,15 +39,34 @@ class _Answer(BaseModel):
 
 
 class Resolution(StrEnum):
-    """Named sizes. Wan 2.1 1.3B was trained at 480p (Wan2.1 README, `wan/configs`)."""
+    """Named sizes. Wan 2.1 1.3B was trained at 480p (Wan2.1 README, `wan/configs`); 1080p needs an upscaler."""
 
     P480 = "480p"
     P480_PORTRAIT = "480p-portrait"
+    P1080 = "1080p"
+    P1080_PORTRAIT = "1080p-portrait"
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""
-        return (832, 480) if self is Resolution.P480 else (480, 832)
+        return _SIZES[self]
+
+    @property
+    def native(self) -> Resolution:
+        """The resolution whose native size the model draws at: itself, or 480p where an upscaler does the rest."""
+        return _NATIVE.get(self, self)
+
+
+_SIZES: Final = {
+    Resolution.P480: (832, 480),
+    Resolution.P480_PORTRAIT: (480, 832),
+    Resolution.P1080: (1920, 1080),
+    Resolution.P1080_PORTRAIT: (1080, 1920),
+}
+_NATIVE: Final = {
+    Resolution.P1080: Resolution.P480,
+    Resolution.P1080_PORTRAIT: Resolution.P480_PORTRAIT,
+}
 
 
 class JobState(StrEnum):
@@ -139,7 +158,8 @@ class GenerateRequest(_Request):
         Resolution,
         Field(
             strict=False,
-            description="Named size: 480p is 832x480, 480p-portrait is 480x832.",
+            description="Named size: 480p is 832x480, 1080p is 1920x1080; -portrait turns them upright. 1080p is 480p "
+            "made larger, with rows cropped: `GET /recipe` says whether the deployment has it.",
             examples=["480p"],
         ),
     ] = Resolution.P480
@@ -241,11 +261,14 @@ class ClipSpec(_Answer):
     width: Annotated[int, Field(description="Clip width in pixels.", examples=[832])]
     height: Annotated[int, Field(description="Clip height in pixels.", examples=[480])]
     native_width: Annotated[
-        int, Field(description="Width the model draws at; the encoder scales it to `width`.", examples=[832])
+        int,
+        Field(description="Width the model draws at, before it is made as wide as `width`.", examples=[832]),
     ]
     native_height: Annotated[
         int,
-        Field(description="Height the model draws at; the encoder scales it to `height`.", examples=[480]),
+        Field(
+            description="Height the model draws at, before it is made as high as `height`.", examples=[480]
+        ),
     ]
     num_frames: Annotated[int, Field(description="Frames in the clip, 4n + 1.", examples=[81])]
     fps: Annotated[int, Field(description="Frames per second.", examples=[16])]
@@ -335,7 +358,9 @@ class Timings(_Answer):
     ] = None
     upscale_s: Annotated[
         float | None,
-        Field(ge=0, description="Frames to larger ones; null without an upscaler.", examples=[0.4]),
+        Field(
+            ge=0, description="Frames to larger ones; null if the upscaler had no part in it.", examples=[0.4]
+        ),
     ] = None
     store_s: Annotated[float | None, Field(ge=0, description="MP4 to durable storage.", examples=[0.1])] = (
         None

@@ -19,8 +19,10 @@ from typing import Final
 
 from anime_studio.checkpoints.atomic_folder import PARTIAL, REPLACED
 from anime_studio.checkpoints.manifest import LAYOUT_VERSION, MANIFEST, Manifest, Packing, fixed_by, sha256_of
-from anime_studio.checkpoints.store import Checkpoint
-from anime_studio.core.errors import CheckpointError
+from anime_studio.checkpoints.pipeline_files import has_upscaler
+from anime_studio.checkpoints.store import Checkpoint, find
+from anime_studio.core.errors import CheckpointError, WeightsMissingError
+from anime_studio.core.recipes import Recipe
 
 PREPARE_COMMAND: Final = "anime-studio weights prepare"
 VERIFY_COMMAND: Final = "anime-studio weights verify"
@@ -50,6 +52,15 @@ def find_prepared(checkpoint: Checkpoint, packing: Packing) -> Path | None:
         return None
     _read_manifest(checkpoint, folder).check(folder)
     return folder
+
+
+def upscales(recipe: Recipe, models_dir: Path) -> bool:
+    """Return whether the recipe's checkpoint, or one prepared from it, has an upscaler; False if it is not here yet."""
+    try:
+        checkpoint = find(recipe, models_dir)
+        return any(has_upscaler(folder) for folder in (checkpoint.folder, *all_prepared(checkpoint)))
+    except (WeightsMissingError, CheckpointError):  # the worker says what is wrong with it
+        return False
 
 
 def verify_prepared(checkpoint: Checkpoint, packing: Packing) -> list[Path]:

@@ -185,7 +185,7 @@ def use(recipe: Recipe, models_dir: Path, revision: str) -> Checkpoint:
         WeightsMissingError: It is not here; `command` fetches the recipe's.
         CheckpointError: A file is missing, truncated or altered, or it is not a checkpoint of this recipe.
     """
-    if recipe is DEMO:
+    if recipe.name == DEMO.name:
         raise ConfigurationError(f"the checkpoint of recipe {recipe.name} ships with the program")
     if not _names_a_revision(recipe, revision):
         raise ConfigurationError(
@@ -340,7 +340,7 @@ def find(recipe: Recipe, models_dir: Path, revision: str | None = None) -> Check
         CheckpointError: The file `in_use` names no revision.
     """
     base = models_dir / recipe.checkpoint_name
-    if recipe is DEMO:
+    if recipe.name == DEMO.name:
         if not (PACKAGED / DEMO.name).exists():  # the package's own wheel has no weights in it
             command = f"pip install ./anime_studio_demo-{__version__}-py3-none-any.whl"
             raise weights_missing("recipe demo", "this installation", command)
@@ -354,7 +354,7 @@ def find(recipe: Recipe, models_dir: Path, revision: str | None = None) -> Check
         newest = max(complete, key=lambda path: (path / COMPLETE).stat().st_mtime_ns)
         return Checkpoint.at(newest, gated=recipe.sparse is not None)
     command = f"{FETCH_COMMAND} --recipe {recipe.name}"
-    if recipe is TINY_RANDOM:
+    if recipe.name == TINY_RANDOM.name:
         command = f"python -m anime_studio.engine.loading.tiny_random {base}/{recipe.revision}"
     raise weights_missing(f"recipe {recipe.name}", str(base / (named or "")), command)
 

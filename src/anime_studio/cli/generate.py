@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to draw, in English.")],
     duration: Annotated[float | None, typer.Option(help="Seconds; default 5.")] = None,
-    resolution: Annotated[Resolution | None, typer.Option(help="Default 480p.")] = None,
+    resolution: Annotated[Resolution | None, typer.Option(help="Default 480p; 1080p where offered.")] = None,
     seed: Annotated[int | None, typer.Option(help="Noise seed; drawn when absent.")] = None,
     num_inference_steps: Annotated[int | None, typer.Option("--steps", help="Denoise steps.")] = None,
     guidance_scale: Annotated[float | None, typer.Option("--guidance", help="1 means none.")] = None,

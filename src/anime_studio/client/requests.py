@@ -16,7 +16,7 @@ class Options(TypedDict, total=False):
 
     negative_prompt: str | None
     duration: float
-    resolution: Resolution | Literal["480p", "480p-portrait"]
+    resolution: Resolution | Literal["480p", "480p-portrait", "1080p", "1080p-portrait"]
     seed: int | None
     num_inference_steps: int | None
     guidance_scale: float | None

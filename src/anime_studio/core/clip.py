@@ -100,8 +100,9 @@ def _native_size(request: GenerateRequest, recipe: Recipe) -> tuple[int, int]:
     size = recipe.native_sizes.get(request.resolution)
     if size is None:
         offered = ", ".join(recipe.native_sizes)
+        why = "" if request.resolution.native is request.resolution else " without an upscaler"
         raise UnsupportedByRecipeError(
-            f"resolution {request.resolution} is not drawn by recipe {recipe.name}; it draws: {offered}"
+            f"resolution {request.resolution} is not drawn by recipe {recipe.name}{why}; it draws: {offered}"
         )
     return size
 

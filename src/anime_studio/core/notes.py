@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from anime_studio.core.crop import Crop
 from anime_studio.core.demo_words import unknown_words
 from anime_studio.core.recipes import Recipe
 from common.schemas import ClipSpec, Note
@@ -17,6 +18,8 @@ UNKNOWN_WORDS: Final = "unknown_words"
 """The recipe's world is small and does not hold these words of the prompt."""
 LENGTH_CHANGED: Final = "length_changed"
 """The clip is noticeably longer than asked: its frames come in groups of four."""
+CROPPED: Final = "cropped"
+"""The clip's shape is not the one that the model draws, so rows or columns were cut off."""
 
 PROMPT_CUT: Final = "prompt_cut"
 """The model reads fewer tokens than the prompt has."""
@@ -35,7 +38,7 @@ WORTH_A_NOTE_S: Final = 0.1
 
 def notes_on(spec: ClipSpec, recipe: Recipe) -> tuple[Note, ...]:
     """Return what can be said about a clip of *spec* before it is made."""
-    notes = (_unknown_words(spec, recipe), _length_changed(spec))
+    notes = (_unknown_words(spec, recipe), _length_changed(spec), _cropped(spec))
     return tuple(note for note in notes if note is not None)
 
 
@@ -93,6 +96,23 @@ def _length_changed(spec: ClipSpec) -> Note | None:
     return Note(
         code=LENGTH_CHANGED,
         detail=f"asked for {spec.duration:g} s; the clip has {seconds:g} s, the next length that the model can make",
+    )
+
+
+def _cropped(spec: ClipSpec) -> Note | None:
+    crop = Crop.of(spec)
+    if not crop:
+        return None
+    parts = []
+    if crop.top + crop.bottom:
+        rows = f"{crop.top + crop.bottom} of {spec.native_height} rows"
+        parts.append(f"{rows} ({crop.top} at the top, {crop.bottom} at the bottom)")
+    if crop.left + crop.right:
+        columns = f"{crop.left + crop.right} of {spec.native_width} columns"
+        parts.append(f"{columns} ({crop.left} at the left, {crop.right} at the right)")
+    drawn = f"drawn at {spec.native_width}x{spec.native_height}"
+    return Note(
+        code=CROPPED, detail=f"{drawn} and made larger; cropped to {spec.resolution}: {', '.join(parts)}"
     )
 
 

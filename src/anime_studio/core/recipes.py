@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Self
 
 from anime_studio.core.decoders import Decoder
 from anime_studio.core.demo_words import WORLD
@@ -96,6 +97,15 @@ class Recipe:
     world: str | None = None
     checkpoint_of: str | None = None
     sparse: SparseAttention | None = None
+
+    def with_upscaler(self) -> Self:
+        """Return the recipe as a deployment offers it whose checkpoint has an upscaler: with 1080p, drawn at 480p."""
+        larger = {
+            resolution: self.native_sizes[resolution.native]
+            for resolution in Resolution
+            if resolution.native in self.native_sizes
+        }
+        return replace(self, native_sizes=MappingProxyType({**self.native_sizes, **larger}))
 
     @property
     def checkpoint_name(self) -> str:

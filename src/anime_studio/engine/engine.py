@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from anime_studio.core.errors import BadFramesError
+from anime_studio.core.errors import BadFramesError, CheckpointError
 from anime_studio.core.jobs import RenderedClip
 from anime_studio.core.notes import paths_refused, prompt_cut
 from anime_studio.core.ports import Report
@@ -25,6 +25,7 @@ from anime_studio.engine.decoder.host_frames import HostFrames, frames_on_host
 from anime_studio.engine.denoiser.model import denoiser_for
 from anime_studio.engine.embeddings_cache import EmbeddingsCache
 from anime_studio.engine.fallback import Part, paths_of
+from anime_studio.engine.fitting import fitted
 from anime_studio.engine.loading.components import Components, latent_shape
 from anime_studio.engine.memory.sleep import WeightOffload
 from anime_studio.engine.sampling import guided, sample, seeded_noise
@@ -89,8 +90,10 @@ class Engine:
         Raises:
             JobStoppedError: Raised by *report* and passed through; no file is left.
             BadFramesError: The frames are NaN or show nothing; no file is left.
+            CheckpointError: The clip needs an upscaler, and the checkpoint has none.
             OutOfMemoryError, DiskFullError, EngineError: See their docstrings.
         """
+        self._require_upscaler(spec)
         video, poster = folder / "clip.mp4", folder / "poster.jpg"
         self.wake_up()
         with torch_errors():
@@ -122,6 +125,13 @@ class Engine:
     def paths(self) -> tuple[str, ...]:
         """The paths that are on, as a record names them: those of the options and those of the recipe."""
         return (*self.acceleration.names, *self.recipe.paths)
+
+    def _require_upscaler(self, spec: ClipSpec) -> None:
+        if self.upscaling is None and spec.resolution.native is not spec.resolution:
+            raise CheckpointError(
+                f"{spec.resolution} needs an upscaler, and {self.components.folder} has none; ask for "
+                f"{spec.resolution.native}, or prepare the checkpoint again with one"
+            )
 
     def _notes(self, text: EncodedText) -> tuple[Note, ...]:
         notes = [prompt_cut(text.num_tokens, self.recipe.max_sequence_length)]
@@ -181,6 +191,15 @@ class Engine:
         """
         yield from frames_on_host(self.decoded(latents, larger=larger))
 
+    @torch.inference_mode()
+    def clip_frames(self, spec: ClipSpec, latents: torch.Tensor) -> Iterator[HostFrames]:
+        """Yield the frames of *spec* as `frames` does, with the shape of the clip and no more pixels than it has.
+
+        Raises:
+            BadFramesError: Frames hold NaN or infinity.
+        """
+        yield from frames_on_host(fitted(self.decoded(latents, larger=_asks_for_more(spec)), spec))
+
     def decoded(self, latents: torch.Tensor, *, larger: bool = True) -> Iterator[torch.Tensor]:
         """Return the groups of `frames` as they are on the device: (n, 3, height, width) in about [-1, 1]."""
         groups = self.decoder.decode(latents)
@@ -220,7 +239,7 @@ class Engine:
         written, shows_something = 0, False
         report(Stage.DECODE, 0, spec.num_frames)
         with writer:
-            for group in self.frames(latents, larger=_asks_for_more(spec)):
+            for group in self.clip_frames(spec, latents):
                 writer.write(group)
                 shows_something = shows_something or _shows_something(group)
                 written += len(group)

@@ -24,7 +24,7 @@ from anime_studio.core.clock import SystemClock
 from anime_studio.core.errors import ConfigurationError, StorageError, UnavailableError
 from anime_studio.core.jobs import JobRecord
 from anime_studio.core.readiness import not_ready
-from anime_studio.core.recipes import get_recipe, require_decoder
+from anime_studio.core.recipes import require_decoder
 from anime_studio.core.signing import UrlSigner
 from anime_studio.core.studio import Studio
 from anime_studio.on_laptop.clips import FolderClips
@@ -33,6 +33,7 @@ from anime_studio.on_laptop.data_dir import DataDir
 from anime_studio.on_laptop.database import prepare
 from anime_studio.on_laptop.deadlines import Deadlines
 from anime_studio.on_laptop.job_store import SqliteJobs
+from anime_studio.on_laptop.offers import offered
 from anime_studio.on_laptop.supervisor import Supervisor
 from anime_studio.on_laptop.worker_store import SqliteWorkerStore
 from anime_studio.settings import Settings
@@ -93,7 +94,7 @@ class Runtime:
         self._settings = settings
         self._data = data
         self._worker_command = worker_command
-        self._recipe = get_recipe(settings.recipe)
+        self._recipe = offered(settings)
         require_decoder(self._recipe, settings.decoder)
         self._signer = UrlSigner(_signing_keys(settings, data))
         self._jobs = SqliteJobs(data.jobs)

@@ -35,6 +35,7 @@ from anime_studio.job_runner import JobRunner
 from anime_studio.on_laptop.clips import FolderClips, Retention
 from anime_studio.on_laptop.data_dir import DataDir
 from anime_studio.on_laptop.heartbeat import Heartbeat, bounded
+from anime_studio.on_laptop.offers import offered
 from anime_studio.on_laptop.text_ahead import EncodesAhead, TextAhead
 from anime_studio.on_laptop.worker_store import SqliteWorkerStore
 from anime_studio.settings import Settings
@@ -276,7 +277,7 @@ def _load_runner(
 ) -> JobRunner:
     checkpoint = _wait_for_weights(settings, pipe)
     pipe.report(starting("loading the model"))
-    renderer = load(get_recipe(settings.recipe), checkpoint, settings)
+    renderer = load(offered(settings), checkpoint, settings)
     ahead = TextAhead(renderer, store.next_queued) if isinstance(renderer, EncodesAhead) else None
     if ahead is not None:
         stack.callback(ahead.close)

@@ -43,7 +43,7 @@ from anime_studio.core.errors import (
 from anime_studio.core.jobs import JobRecord
 from anime_studio.core.notes import weights_refused, weights_swapped
 from anime_studio.core.ports import ClipWriter, WorkerStore
-from anime_studio.core.recipes import Recipe, get_recipe
+from anime_studio.core.recipes import Recipe
 from anime_studio.job_runner import JobRunner
 from anime_studio.on_modal.dicts import to_json
 from anime_studio.on_modal.settings import SCRATCH, USE_COMMAND, ModalSettings
@@ -108,7 +108,7 @@ class GpuWorker:
             task_id: Names the container; absent means Modal's variable.
         """
         self.settings = settings
-        self.recipe = get_recipe(settings.recipe)
+        self.recipe = settings.offered
         self.engine: Engine | None = None
         self.checkpoint: Checkpoint | None = None
         self.error: AnimeStudioError | None = None

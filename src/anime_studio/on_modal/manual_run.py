@@ -17,7 +17,6 @@ from anime_studio.core.clock import SystemClock
 from anime_studio.core.errors import EngineError
 from anime_studio.core.ids import new_request_id
 from anime_studio.core.jobs import Asset, Backlog, JobRecord, StoredClip
-from anime_studio.core.recipes import get_recipe
 from anime_studio.on_modal.dicts import JobDicts
 from anime_studio.on_modal.job_store import ModalJobs
 from anime_studio.on_modal.settings import ModalSettings
@@ -64,7 +63,7 @@ async def generate_and_save(
 
 
 def _job(asked: Mapping[str, Any], settings: ModalSettings) -> JobRecord:
-    recipe = get_recipe(settings.recipe)
+    recipe = settings.offered
     request = GenerateRequest.model_validate({**asked, "source": "manual"})
     spec = plan(
         request,

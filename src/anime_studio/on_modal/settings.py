@@ -21,7 +21,7 @@ from anime_studio.core.errors import ConfigurationError
 from anime_studio.core.policy import Policy
 from anime_studio.core.pricing import Machine
 from anime_studio.core.projection import CARDS
-from anime_studio.core.recipes import get_recipe, require_decoder
+from anime_studio.core.recipes import Recipe, get_recipe, require_decoder
 from anime_studio.settings import Settings, WebOptions, wrong_values
 
 APP_NAME: Final = "anime-studio"
@@ -181,6 +181,12 @@ class ModalSettings(Settings):
     def web_options(self) -> WebOptions:
         """Return how HTTP behaves: Modal routes by host, and which `Host` a container sees is not documented."""
         return dataclasses.replace(super().web_options(), allowed_hosts=None, operator_on_loopback=False)
+
+    @property
+    def offered(self) -> Recipe:
+        """The recipe with the sizes that this deployment offers."""
+        recipe = get_recipe(self.recipe)
+        return recipe.with_upscaler() if self.upscaler else recipe
 
     @property
     def uses_gpu(self) -> bool:

@@ -44,7 +44,7 @@ class VolumeWeights:
         self._recipe = recipe
         self._decoder = decoder
         self._volume_name = volume_name
-        self._missing = [] if recipe is DEMO else [recipe.checkpoint_name]
+        self._missing = [] if recipe.name == DEMO.name else [recipe.checkpoint_name]
         if decoder is not Decoder.FULL:
             self._missing.append(relative_folder(PUBLISHED[decoder]).as_posix())
 

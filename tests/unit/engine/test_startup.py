@@ -145,8 +145,9 @@ def test_an_upscaler_that_no_clip_of_the_recipe_needs_is_not_warmed_up(monkeypat
 
     startup.start_engine(recipe, checkpoint, device="cpu")
 
-    with pytest.raises(EngineError, match="the upscaler fails"):
-        startup.start_engine(TINY_RANDOM, checkpoint, device="cpu")
+    for needs_it in (TINY_RANDOM, recipe.with_upscaler()):
+        with pytest.raises(EngineError, match="the upscaler fails"):
+            startup.start_engine(needs_it, checkpoint, device="cpu")
 
 
 def test_a_part_that_fails_without_fast_paths_too_ends_the_start(monkeypatch, tiny_checkpoint):

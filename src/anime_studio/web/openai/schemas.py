@@ -49,7 +49,10 @@ class VideoRequest(BaseModel):
     ] = None
     size: Annotated[
         str | None,
-        Field(description="Width x height: 832x480, or 480x832 where drawn.", examples=["832x480"]),
+        Field(
+            description="Width x height: 832x480; where offered 480x832, 1920x1080, 1080x1920.",
+            examples=["832x480"],
+        ),
     ] = None
     seed: Annotated[int | None, Field(ge=0, le=SEED_MAX, description="Noise seed.", examples=[7])] = None
     negative_prompt: Annotated[str | None, Field(description="What to avoid.", examples=["blurry"])] = None
