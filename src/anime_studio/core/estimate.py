@@ -14,7 +14,7 @@ from anime_studio.core.jobs import JobRecord
 from anime_studio.core.pricing import Machine
 from anime_studio.core.projection import CARDS, project
 from anime_studio.core.recipes import Recipe
-from common.schemas import JobState, StartKind
+from common.schemas import JobState, Resolution, StartKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,20 @@ class Estimate:
     projected: bool = False
 
 
-def estimate(recent: Sequence[JobRecord], recipe: Recipe, machine: Machine, decoder: Decoder) -> Estimate:
-    """Return the estimate from *recent*, the jobs that ended last, newest first."""
-    clips = [
-        job.timings for job in recent if job.state is JobState.SUCCEEDED and job.spec.recipe == recipe.name
-    ]
+def estimate(
+    recent: Sequence[JobRecord],
+    recipe: Recipe,
+    machine: Machine,
+    decoder: Decoder,
+    resolution: Resolution | None = None,
+) -> Estimate:
+    """Return the estimate from *recent*, the jobs that ended last, newest first.
+
+    Those of *resolution* alone count, if there are any: 1080p takes longer. None counts all.
+    """
+    ended = [job for job in recent if job.state is JobState.SUCCEEDED and job.spec.recipe == recipe.name]
+    alike = [job for job in ended if resolution in (None, job.spec.resolution)]
+    clips = [job.timings for job in alike or ended]
     woken = [
         job.timings.start_s
         for job in recent

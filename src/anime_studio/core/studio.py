@@ -37,7 +37,7 @@ from anime_studio.core.readiness import not_ready, refuse_if_blocked
 from anime_studio.core.recipes import Recipe
 from anime_studio.core.signing import ClipLink, UrlSigner, WatchLink
 from anime_studio.core.spend import refuse_if_spent, spent_by_day, today_and_month
-from common.schemas import Clip, GenerateRequest, Job, JobState, Links, Progress, Readiness
+from common.schemas import Clip, GenerateRequest, Job, JobState, Links, Progress, Readiness, Resolution
 from common.show import Spend
 
 ESTIMATE_FROM_JOBS = 50
@@ -366,7 +366,7 @@ class Studio:
         refuse_if_blocked(await self._launcher.readiness())
         await self._refuse_new()
         backlog = await self.jobs.backlog()
-        eta_s = await self._seconds_until_ready()
+        eta_s = await self._seconds_until_ready(resolution=request.resolution)
         if backlog.queued >= self.policy.max_queued_jobs:
             raise _queue_full(backlog.queued, eta_s)
         if request.deadline_s is not None and eta_s is not None and eta_s > request.deadline_s:
@@ -375,19 +375,27 @@ class Studio:
                 retry_after_s=max(1.0, eta_s - request.deadline_s),
             )
 
-    async def _seconds_until_ready(self, jobs_ahead: int | None = None) -> float | None:
-        """Return an estimate from the median of the recipe's last clips; None when there were none."""
-        one = await self._estimate()
-        if one.clip_s is None or one.projected:
+    async def _seconds_until_ready(
+        self, jobs_ahead: int | None = None, resolution: Resolution | None = None
+    ) -> float | None:
+        """Return an estimate from the medians of the recipe's last clips; None when there were none.
+
+        Jobs ahead count as clips of any resolution, the last one as a clip of *resolution*.
+        """
+        recent = await self.jobs.finished_since(None, limit=ESTIMATE_FROM_JOBS)
+        any_one, one = self._estimate_from(recent), self._estimate_from(recent, resolution)
+        if any_one.clip_s is None or one.clip_s is None or one.projected:
             return None
         if jobs_ahead is None:
             backlog = await self.jobs.backlog()
             jobs_ahead = backlog.queued + backlog.running
-        return one.clip_s * (jobs_ahead + 1)
+        return any_one.clip_s * jobs_ahead + one.clip_s
 
     async def _estimate(self) -> Estimate:
-        recent = await self.jobs.finished_since(None, limit=ESTIMATE_FROM_JOBS)
-        return estimate(recent, self.recipe, self.policy.machine, self.policy.decoder)
+        return self._estimate_from(await self.jobs.finished_since(None, limit=ESTIMATE_FROM_JOBS))
+
+    def _estimate_from(self, recent: Sequence[JobRecord], resolution: Resolution | None = None) -> Estimate:
+        return estimate(recent, self.recipe, self.policy.machine, self.policy.decoder, resolution)
 
     def _with_links(self, job: JobRecord, stored: StoredClip, base_url: str) -> Clip:
         now = self.clock.now()

@@ -7,7 +7,7 @@ from anime_studio.core.estimate import estimate
 from anime_studio.core.jobs import JobRecord
 from anime_studio.core.pricing import UNBILLED, Machine
 from anime_studio.core.recipes import FASTWAN_3STEP, TINY_RANDOM
-from common.schemas import JobState, StartKind, Timings
+from common.schemas import JobState, Resolution, StartKind, Timings
 from support.jobs import new_job
 
 L4 = Machine("L4", cpu_cores=2, memory_gib=16)
@@ -25,6 +25,15 @@ def test_the_median_of_the_last_clips_is_the_estimate_and_waking_comes_apart() -
     one = estimate(jobs, TINY_RANDOM, L4, Decoder.FULL)
     assert (one.clip_s, one.wake_s, one.projected) == (4.0, pytest.approx(30.9), False)
     assert one.usd == pytest.approx(4.0 * L4.usd_per_s())
+
+
+def test_clips_of_the_resolution_asked_for_count_alone_if_there_are_any() -> None:
+    large = ended(20.0)
+    large = large.model_copy(update={"spec": large.spec.model_copy(update={"resolution": Resolution.P1080})})
+    jobs = [ended(2.0), ended(2.0), large]
+    of = {name: estimate(jobs, TINY_RANDOM, L4, Decoder.FULL, name).clip_s for name in (None, *Resolution)}
+    assert (of[None], of[Resolution.P480], of[Resolution.P1080]) == (2.0, 2.0, 20.0)
+    assert of[Resolution.P1080_PORTRAIT] == 2.0
 
 
 def test_without_a_clip_a_gpu_is_projected_and_said_so() -> None:
