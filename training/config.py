@@ -30,7 +30,7 @@ class Scale:
         clips: Clips encoded for the denoiser on each device, if there is time.
         short_batch, long_batch: Clips per step and device when the denoiser sees 5 latent frames, or all.
         caption_corpus: Captions the tokenizer learns from.
-        upscaler_clips: Clips that the upscaler learns from.
+        upscaler_clips: Clips that the upscaler learns from, if there is time.
         paths: Paths from noise to clip in the pool of distillation, on each device.
     """
 
@@ -48,7 +48,7 @@ class Scale:
     text_batch: int = 1024
     short_batch: int = 256
     long_batch: int = 64
-    upscaler_clips: int = 32
+    upscaler_clips: int = 640
     paths: int = 1024
     distil_batch: int = 64
     held_out_clips: int = 32

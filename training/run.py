@@ -20,11 +20,12 @@ from training.export import export
 from training.judge_training import train_judges
 from training.machine import Machine
 from training.upscaler import train_upscaler
+from training.upscaler_evaluation import evaluate_upscaler
 from training.vae import train_vae
 
-BUDGETS_S = {"judge": 90, "vae": 560, "denoiser": 560, "distil": 300, "upscaler": 270}
-STAGES = ("unpack", "judge", "vae", "denoiser", "distil", "upscaler", "evaluate", "export")
-IN_ONE_PROCESS = frozenset({"unpack", "judge", "upscaler", "evaluate", "export"})
+BUDGETS_S = {"judge": 90, "vae": 560, "denoiser": 560, "distil": 300, "upscaler": 300}
+STAGES = ("unpack", "judge", "vae", "denoiser", "distil", "upscaler", "evaluate_upscaler", "evaluate", "export")
+IN_ONE_PROCESS = frozenset({"unpack", "judge", "upscaler", "evaluate_upscaler", "evaluate", "export"})
 """Stages that the first process runs while the others wait."""
 
 
@@ -90,6 +91,7 @@ def stages(machine: Machine, options: argparse.Namespace) -> Mapping[str, Callab
         "upscaler": lambda: train_upscaler(
             machine.alone(), scale, state, resume=resume, **limits("upscaler")
         ),
+        "evaluate_upscaler": lambda: evaluate_upscaler(machine.alone(), scale, state, options.results),
         "evaluate": lambda: evaluate(machine.alone(), scale, state, options.results, shipped=shipped),
         "export": lambda: machine.log(
             f"{checkpoint}: {export(state, checkpoint, card, part=options.part)} bytes"

@@ -175,9 +175,11 @@ def load_upscaler(folder: Path, packing: Packing, device: torch.device) -> Upsca
             weights; the detail names the file.
         torch.OutOfMemoryError: The device cannot hold it.
     """
-    if not has_upscaler(folder):
-        return None
-    part = folder / UPSCALER
+    return load_upscaler_part(folder / UPSCALER, device) if has_upscaler(folder) else None
+
+
+def load_upscaler_part(part: Path, device: torch.device) -> Upscaler:
+    """Return the upscaler in the folder *part*; see `load_upscaler`."""
     upscaler = Upscaler(UpscalerConfig.read(part / "config.json"))
     path = part / UPSCALER_WEIGHTS
     expected = {name: tuple(tensor.shape) for name, tensor in upscaler.state_dict().items()}
