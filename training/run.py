@@ -24,7 +24,17 @@ from training.upscaler_evaluation import evaluate_upscaler
 from training.vae import train_vae
 
 BUDGETS_S = {"judge": 90, "vae": 560, "denoiser": 560, "distil": 300, "upscaler": 300}
-STAGES = ("unpack", "judge", "vae", "denoiser", "distil", "upscaler", "evaluate_upscaler", "evaluate", "export")
+STAGES = (
+    "unpack",
+    "judge",
+    "vae",
+    "denoiser",
+    "distil",
+    "upscaler",
+    "evaluate_upscaler",
+    "evaluate",
+    "export",
+)
 IN_ONE_PROCESS = frozenset({"unpack", "judge", "upscaler", "evaluate_upscaler", "evaluate", "export"})
 """Stages that the first process runs while the others wait."""
 

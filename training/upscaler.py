@@ -19,7 +19,7 @@ from anime_studio.engine.upscaling import Upscaler, UpscalerConfig
 from training.config import Scale
 from training.machine import Machine
 from training.report import Curve, save_json
-from training.upscaler_pairs import Pairs, Source
+from training.upscaler_pairs import MOMENTS, Pairs, Source
 
 CONFIG = UpscalerConfig(features=24, convolutions=6, scale=4)
 SEED = 20
@@ -71,7 +71,9 @@ def train_upscaler(
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
-        torch._foreach_lerp_(averages, [weight.detach() for weight in weights], 1 / min(step + 1, AVERAGE_OVER))
+        torch._foreach_lerp_(
+            averages, [weight.detach() for weight in weights], 1 / min(step + 1, AVERAGE_OVER)
+        )
         if step % 250 == 0:
             curve.add(step, loss.item())
             machine.log(f"upscaler {step} {fraction:.0%} loss {loss.item():.5f}")
@@ -85,18 +87,31 @@ def train_upscaler(
 def save_upscaler(upscaler: Upscaler, folder: Path) -> None:
     """Write the part of a checkpoint: its configuration, and its weights in float16."""
     save_json(folder / "config.json", asdict(upscaler.config))
-    weights = {name: tensor.detach().half().cpu().contiguous() for name, tensor in upscaler.state_dict().items()}
+    weights = {
+        name: tensor.detach().half().cpu().contiguous() for name, tensor in upscaler.state_dict().items()
+    }
     save_file(weights, folder / UPSCALER_WEIGHTS, metadata={"format": "pt"})
 
 
 def _draw(machine: Machine, scale: Scale, state: Path, *, seed: int) -> Pairs:
-    begun, drawn = time.monotonic(), []
-    for pairs in Source(machine, scale, state, CONFIG.scale).pairs(scale.upscaler_clips, seed, held_out=False):
-        drawn.append(pairs)
+    """Return the pairs of all clips, written where they stay: twice their bytes would not fit beside the VAE's work."""
+    begun, drawn, kept = time.monotonic(), 0, None
+    for pairs in Source(machine, scale, state, CONFIG.scale).pairs(
+        scale.upscaler_clips, seed, held_out=False
+    ):
+        room = scale.upscaler_clips * len(pairs.small)
+        kept = kept or Pairs(*(part.new_empty(room, *part.shape[1:]) for part in (pairs.small, pairs.large)))
+        for all_of_them, part in ((kept.small, pairs.small), (kept.large, pairs.large)):
+            all_of_them[drawn * len(part) : (drawn + 1) * len(part)] = part
+        drawn += 1
         if time.monotonic() - begun > DRAWING_S:
             break
-    machine.log(f"upscaler: {len(drawn)} clips of {scale.upscaler_clips} drawn in {time.monotonic() - begun:.0f} s")
-    return Pairs(torch.cat([pairs.small for pairs in drawn]), torch.cat([pairs.large for pairs in drawn]))
+    if kept is None:
+        raise ValueError("no clip to learn from: upscaler_clips is 0")
+    machine.log(
+        f"upscaler: {drawn} clips of {scale.upscaler_clips} drawn in {time.monotonic() - begun:.0f} s"
+    )
+    return Pairs(kept.small[: drawn * MOMENTS], kept.large[: drawn * MOMENTS])
 
 
 def _rate(step: int, fraction: float) -> float:

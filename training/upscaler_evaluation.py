@@ -1,8 +1,9 @@
 """Stage `evaluate_upscaler`: how much sharper, how near to the truth, and how steady are the larger frames?
 
 Held-out rendered clips say how near: each goes through the VAE and is made larger by the network and by bicubic
-interpolation. Generated clips, for which there is no truth, say how sharp and how steady: the network beside bicubic
-interpolation, which is how the video encoder makes frames larger without it.
+interpolation. `psnr_small_db` is the VAE's own error, which the larger frame inherits. Generated clips, for which there
+is no truth, say how sharp and how steady: the network beside bicubic interpolation, which is how the video encoder makes
+frames larger without it.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ FRAMES = 33
 SHOWN, SHOWN_FRAME, CROP = 10, 40, (320, 224)
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue: Rec. ITU-R BT.601."""
-EDGE_SHARE = 0.05
-"""Share of pixels, those of the strongest slope, that the edge measure looks at."""
+STEEP_SHARE = 0.05
+"""Share of pixels whose mean slope is `slope_ratio`'s measure: those of the lines and outlines."""
 _SSIM_CONSTANTS = (0.01**2, 0.03**2)
 """For pictures in [0, 1]. Source: Wang et al., 2004, "Image quality assessment", with a Gaussian window of 11 and 1.5."""
 _ON_CPU_THREADS = 2
@@ -85,15 +86,24 @@ def ssim(given: torch.Tensor, truth: torch.Tensor) -> float:
     return float(similarity.mean())
 
 
-def edges(frames: torch.Tensor) -> float:
-    """Return how steep the edges of frames (n, 3, height, width) are: the mean luma slope of the steepest pixels."""
-    picture = luma(frames)
-    slope = (
-        picture[..., 1:, 1:].sub(picture[..., 1:, :-1]).square()
-        + picture[..., 1:, 1:].sub(picture[..., :-1, 1:]).square()
-    ).sqrt()
-    flat = slope.flatten(1)
-    return float(flat.topk(max(1, int(EDGE_SHARE * flat.shape[1])), dim=1).values.mean())
+def sharpness(frames: torch.Tensor) -> float:
+    """Return the Tenengrad measure of frames (n, 3, height, width): the mean squared Sobel slope of the luma.
+
+    Source: Krotkov, 1988, "Focusing"; Pertuz et al., 2013, "Analysis of focus measure operators" (GRA6).
+    """
+    return float(_slopes(frames).square().mean())
+
+
+def steepness(frames: torch.Tensor) -> float:
+    """Return the mean Sobel slope of the luma at the steepest pixels of each of frames (n, 3, height, width)."""
+    slopes = _slopes(frames).flatten(1)
+    return float(slopes.topk(max(1, int(STEEP_SHARE * slopes.shape[1])), dim=1).values.mean())
+
+
+def _slopes(frames: torch.Tensor) -> torch.Tensor:
+    sobel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]], device=frames.device) / 8
+    both = F.conv2d(luma(frames), torch.stack([sobel, sobel.T])[:, None])
+    return both.square().sum(1).sqrt()
 
 
 def flicker(frames: torch.Tensor) -> float:
@@ -124,11 +134,13 @@ def _against_truth(machine: Machine, scale: Scale, state: Path, upscaler: Upscal
                 "psnr_db": psnr_db(by_network, truth),
                 "ssim_bicubic": ssim(by_bicubic, truth),
                 "ssim": ssim(by_network, truth),
-                "edge_ratio_of_truth": edges(truth) / edges(by_bicubic),
+                "psnr_small_db": psnr_db(small.float() / 255, _shrunk(truth, upscaler.config.scale)),
+                "edge_ratio_of_truth": sharpness(truth) / sharpness(by_bicubic),
+                "slope_ratio_of_truth": steepness(truth) / steepness(by_bicubic),
                 "flicker_ratio_of_truth": flicker(truth) / flicker(by_bicubic),
             }
         )
-    return {name: round(sum(row[name] for row in rows) / len(rows), 4) for name in rows[0]}
+    return _means(rows)
 
 
 @torch.no_grad()
@@ -138,17 +150,24 @@ def _against_bicubic(
     prompts = [caption.text for _, caption in write_held_out_prompts(max(SHOWN, scale.held_out_clips), SEED)]
     folder = "student" if (state / "student").exists() else "teacher"
     source = Source(machine, scale, state, upscaler.config.scale)
-    clips = generate(machine, scale, source.vae, state / folder, Way("student", folder, STUDENT_STEPS), prompts)
-    ratios: list[tuple[float, float]] = []
+    clips = generate(
+        machine, scale, source.vae, state / folder, Way("student", folder, STUDENT_STEPS), prompts
+    )
+    ratios: list[dict[str, float]] = []
     shown: list[torch.Tensor] = []
     for clip in clips:
         by_network, by_bicubic = _both(upscaler, clip.transpose(0, 1).to(machine.device))
-        ratios.append((edges(by_network) / edges(by_bicubic), flicker(by_network) / flicker(by_bicubic)))
+        ratios.append(
+            {
+                "edge_ratio": sharpness(by_network) / sharpness(by_bicubic),
+                "slope_ratio": steepness(by_network) / steepness(by_bicubic),
+                "flicker_ratio": flicker(by_network) / flicker(by_bicubic),
+            }
+        )
         if len(shown) < SHOWN:
             shown.append(_crops(by_bicubic, by_network))
     save_sheet(sheet, shown, prompts[:SHOWN])
-    edge_ratio, flicker_ratio = (sum(ratio) / len(ratios) for ratio in zip(*ratios, strict=True))
-    return {"edge_ratio": round(edge_ratio, 4), "flicker_ratio": round(flicker_ratio, 4)}
+    return _means(ratios)
 
 
 def _both(upscaler: Upscaler, small: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -157,6 +176,15 @@ def _both(upscaler: Upscaler, small: torch.Tensor) -> tuple[torch.Tensor, torch.
     dtype = next(upscaler.parameters()).dtype
     by_network = torch.cat([upscaler(part.to(dtype)).float().clamp(0, 1) for part in torch.split(levels, 16)])
     return by_network, bicubic(levels, upscaler.config.scale)
+
+
+def _means(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: round(sum(row[name] for row in rows) / len(rows), 4) for name in rows[0]}
+
+
+def _shrunk(large: torch.Tensor, times: int) -> torch.Tensor:
+    """Return what a perfect VAE would have given: each pixel the mean of *times* by *times* of the truth."""
+    return F.avg_pool2d(large, times)
 
 
 def _crops(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
@@ -184,4 +212,3 @@ def _seconds(scale: Scale, state: Path) -> float:
             return (time.perf_counter() - begun) * scale.frames / (scale.frames // 4 * 4)
     finally:
         torch.set_num_threads(threads)
-
