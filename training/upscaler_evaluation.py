@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from anime_studio.checkpoints.pipeline_files import UPSCALER, UPSCALER_WEIGHTS
-from anime_studio.engine.upscaling import Upscaler, load_upscaler_part
+from anime_studio.engine.upscaling import Upscaler, read_upscaler
 from training.config import STUDENT_STEPS, Scale
 from training.evaluate import SEED, Way, generate
 from training.machine import Machine
@@ -43,7 +43,7 @@ def evaluate_upscaler(machine: Machine, scale: Scale, state: Path, results: Path
 
     What people preferred (`preferred_of_ten`) is kept from the file that is there: no program can measure it.
     """
-    upscaler = load_upscaler_part(state / UPSCALER, machine.device)
+    upscaler = read_upscaler(state / UPSCALER).to(machine.device)
     table: dict[str, Any] = _against_truth(machine, scale, state, upscaler)
     table |= _against_bicubic(machine, scale, state, upscaler, results / "upscaler.png")
     table["seconds_on_2_cores"] = round(_seconds(scale, state), 3)
@@ -173,8 +173,7 @@ def _against_bicubic(
 def _both(upscaler: Upscaler, small: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return uint8 frames made larger by the network and by interpolation, float32 in [0, 1]."""
     levels = small.float() / 255
-    dtype = next(upscaler.parameters()).dtype
-    by_network = torch.cat([upscaler(part.to(dtype)).float().clamp(0, 1) for part in torch.split(levels, 16)])
+    by_network = torch.cat([upscaler(part).clamp(0, 1) for part in torch.split(levels, 16)])
     return by_network, bicubic(levels, upscaler.config.scale)
 
 
@@ -201,8 +200,7 @@ def _seconds(scale: Scale, state: Path) -> float:
     threads = torch.get_num_threads()
     torch.set_num_threads(min(_ON_CPU_THREADS, threads))
     try:
-        upscaler = load_upscaler_part(state / UPSCALER, torch.device("cpu"))
-        upscaler = upscaler.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        upscaler: Upscaler = read_upscaler(state / UPSCALER).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         group = torch.rand(4, 3, scale.height, scale.width).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
             upscaler(group)

@@ -175,18 +175,20 @@ def load_upscaler(folder: Path, packing: Packing, device: torch.device) -> Upsca
             weights; the detail names the file.
         torch.OutOfMemoryError: The device cannot hold it.
     """
-    return load_upscaler_part(folder / UPSCALER, device) if has_upscaler(folder) else None
+    if not has_upscaler(folder):
+        return None
+    dtype = torch.float32 if packing.dtype == "float32" else torch.float16
+    return read_upscaler(folder / UPSCALER).to(device, dtype)
 
 
-def load_upscaler_part(part: Path, device: torch.device) -> Upscaler:
-    """Return the upscaler in the folder *part*; see `load_upscaler`."""
+def read_upscaler(part: Path) -> Upscaler:
+    """Return the upscaler whose files are in the folder *part*, in float32 on the CPU; see `load_upscaler` for errors."""
     upscaler = Upscaler(UpscalerConfig.read(part / "config.json"))
     path = part / UPSCALER_WEIGHTS
     expected = {name: tuple(tensor.shape) for name, tensor in upscaler.state_dict().items()}
     check_tensors(path, {path: read_header(path)}, expected)
     upscaler.load_state_dict(_finite_weights(path))
-    dtype = torch.float32 if packing.dtype == "float32" else torch.float16
-    return upscaler.to(device, dtype).eval().requires_grad_(False)
+    return upscaler.eval().requires_grad_(False)
 
 
 def _finite_weights(path: Path) -> dict[str, Any]:
