@@ -71,7 +71,7 @@ wheel: $(DEVELOPS) ## Build the two wheels of a release into dist/: the package,
 
 train-demo: $(DEVELOPS) ## Train the demo checkpoint on GPUS=1 or 2 (see training/README.md)
 	$(BIN)/python -m torch.distributed.run --nproc_per_node=$(GPUS) -m training.run vae denoiser distil --state .train-state
-	$(BIN)/python -m training.run upscaler judge evaluate export --state .train-state
+	$(BIN)/python -m training.run upscaler evaluate_upscaler judge evaluate export --state .train-state
 
 constraints: $(DEVELOPS) ## Write the versions installed here into constraints.txt
 	$(BIN)/python tools/constraints.py > constraints.new

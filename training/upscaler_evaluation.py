@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from anime_studio.checkpoints.pipeline_files import UPSCALER, UPSCALER_WEIGHTS
-from anime_studio.engine.upscaling import Upscaler, read_upscaler
+from anime_studio.engine.upscaling import CPU_BATCH, Upscaler, read_upscaler
 from training.config import STUDENT_STEPS, Scale
 from training.evaluate import SEED, Way, generate
 from training.machine import Machine
@@ -196,17 +196,19 @@ def _crops(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
 
 
 def _seconds(scale: Scale, state: Path) -> float:
-    """Return the seconds that a clip takes on two cores of this machine's CPU, in groups as the VAE gives them."""
+    """Return the seconds that a clip takes on two cores of this machine's CPU, as the engine draws it."""
     threads = torch.get_num_threads()
     torch.set_num_threads(min(_ON_CPU_THREADS, threads))
     try:
         upscaler: Upscaler = read_upscaler(state / UPSCALER).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        group = torch.rand(4, 3, scale.height, scale.width).contiguous(memory_format=torch.channels_last)
+        group = torch.rand(CPU_BATCH, 3, scale.height, scale.width).contiguous(
+            memory_format=torch.channels_last
+        )
         with torch.inference_mode():
             upscaler(group)
             begun = time.perf_counter()
-            for _ in range(scale.frames // 4):
+            for _ in range(scale.frames // CPU_BATCH):
                 upscaler(group)
-            return (time.perf_counter() - begun) * scale.frames / (scale.frames // 4 * 4)
+            return time.perf_counter() - begun
     finally:
         torch.set_num_threads(threads)

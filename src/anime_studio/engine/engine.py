@@ -31,7 +31,7 @@ from anime_studio.engine.memory.sleep import WeightOffload
 from anime_studio.engine.sampling import guided, sample, seeded_noise
 from anime_studio.engine.text import EncodedText, PromptEncoder, TextSource, Waiting
 from anime_studio.engine.torch_errors import torch_errors
-from anime_studio.engine.upscaling import UpscalingStage
+from anime_studio.engine.upscaling import BATCH, CPU_BATCH, UpscalingStage
 from anime_studio.engine.video import VideoWriter
 from common.schemas import ClipSpec, Note, Stage
 
@@ -80,7 +80,13 @@ class Engine:
             self.decoder = decoder_for(components.vae, acceleration)
         with paths_of(Part.UPSCALER):
             self.upscaling = (
-                None if components.upscaler is None else UpscalingStage(components.upscaler, acceleration)
+                None
+                if components.upscaler is None
+                else UpscalingStage(
+                    components.upscaler,
+                    acceleration,
+                    batch=CPU_BATCH if components.device.type == "cpu" else BATCH,
+                )
             )
         self._weights = WeightOffload(list(components.models.values()), components.device)
 
