@@ -35,6 +35,9 @@ _DECODE_S: Mapping[Decoder, tuple[float, float]] = MappingProxyType(
         Decoder.TINY: (0.022, 0.014 * _H100_TO_H200),  # of 0.036 s on an H100
     }
 )
+_UPSCALE_S = (0.108, 0.044 * _H100_TO_H200)
+"""Convolutions, and the 148 GB that 18 layers write and read, of the 0.152 s of realesr-animevideov3 on an H100:
+`benchmarks/results/upscaling_h100.json`."""
 _FRAMES, _LATENT_FRAMES, _PIXELS = 81, 21, 832 * 480  # the shape that was measured
 
 
@@ -70,14 +73,15 @@ class Projection:
     text_s: float
     denoise_s: float
     decode_s: float
+    upscale_s: float
     usd: float
     idle_tail_usd: float
     cold_start_usd: float
 
     @property
     def total_s(self) -> float:
-        """Seconds from text to the last frame."""
-        return self.text_s + self.denoise_s + self.decode_s
+        """Seconds from text to the last frame; those of 1080p leave out what its encoding takes longer."""
+        return self.text_s + self.denoise_s + self.decode_s + self.upscale_s
 
     @property
     def clips_per_hour(self) -> float:
@@ -121,6 +125,8 @@ def project(
     denoise_s = forwards * _seconds(card, attention_s + _LINEARS_S * tokens, _DENOISE_ELEMENTWISE_S * tokens)
     pixels = frames / _FRAMES * size
     decode_s = pixels * _seconds(card, *_DECODE_S[decoder])
+    larger = spec is not None and spec.width * spec.height > width * height
+    upscale_s = pixels * _seconds(card, *_UPSCALE_S) if larger else 0.0
     usd_per_s = machine.usd_per_s()
     return Projection(
         card=card.name,
@@ -129,7 +135,8 @@ def project(
         text_s=_TEXT_S,
         denoise_s=denoise_s,
         decode_s=decode_s,
-        usd=(_TEXT_S + denoise_s + decode_s) * usd_per_s,
+        upscale_s=upscale_s,
+        usd=(_TEXT_S + denoise_s + decode_s + upscale_s) * usd_per_s,
         idle_tail_usd=scaledown_window_s * usd_per_s,
         cold_start_usd=cold_start_s * usd_per_s,
     )

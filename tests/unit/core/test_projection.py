@@ -37,6 +37,20 @@ def test_the_projection_of_a_smaller_decoder_is_what_was_measured_on_an_h100(dec
     assert projected.decode_s == pytest.approx(measured[decoder], rel=0.05)
 
 
+def test_a_larger_clip_takes_what_was_measured_on_an_h100_and_costs_more_on_an_l4():
+    rows = json.loads((REPOSITORY / "benchmarks/results/upscaling_h100.json").read_text())["upscaling"]
+    measured_s = next(row["clip_s"] for row in rows if row["path"] == "compiled" and row["batch"] == 9)
+    recipe = FASTWAN_3STEP.with_upscaler()
+    h100 = Machine("H100", cpu_cores=2, memory_gib=12)
+    large, small = spec_of(recipe, resolution="1080p"), spec_of(recipe)
+
+    assert project(recipe, h100, spec=small).upscale_s == 0
+    assert project(recipe, h100, spec=large).upscale_s == pytest.approx(measured_s, rel=0.03)
+    on_l4 = project(recipe, L4, spec=large)
+    assert 1.3 < on_l4.upscale_s < 1.8
+    assert 0.0003 < on_l4.usd - project(recipe, L4, spec=small).usd < 0.0005
+
+
 def test_attention_stays_in_16_bits_where_the_recipe_was_not_trained_otherwise():
     untrained = dataclasses.replace(FASTWAN_3STEP, trained_with_8bit_attention=False)
 
@@ -87,7 +101,7 @@ def test_an_unknown_card_is_refused_with_those_known():
         project(FASTWAN_3STEP, Machine("T4", 2, 16))
 
 
-def spec_of(recipe: Recipe, **asked: float) -> ClipSpec:
+def spec_of(recipe: Recipe, **asked: float | str) -> ClipSpec:
     return plan(GenerateRequest(prompt="a cat", **asked), recipe, model_revision="main", seed=1)
 
 

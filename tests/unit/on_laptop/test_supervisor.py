@@ -238,3 +238,19 @@ async def test_the_workers_environment_has_no_signing_keys(
         await until(lambda: supervisor.readiness.ready)
     assert "s3cret" not in seen.read_text()
     assert "ANIME_STUDIO_RECIPE" in seen.read_text()
+
+
+@pytest.mark.parametrize("own", [None, "backend:cudaMallocAsync"])
+async def test_a_worker_takes_a_gpus_memory_in_pieces_unless_it_was_told_otherwise(
+    rig: SupervisorRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str | None
+) -> None:
+    if own is None:
+        monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+    else:
+        monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", own)
+    seen = tmp_path / "seen"
+    async with rig.over(
+        f"open({str(seen)!r}, 'w').write(os.environ['PYTORCH_CUDA_ALLOC_CONF'])", READY, WAIT_FOR_ITS_END
+    ) as supervisor:
+        await until(lambda: supervisor.readiness.ready)
+    assert seen.read_text() == (own or "expandable_segments:True")
