@@ -101,9 +101,9 @@ def test_a_device_that_refuses_one_fast_path_keeps_the_others(
     assert note.code == "paths_refused" and ", ".join(without) in note.detail
 
 
-def refusing_to_compile(upscaler: Upscaler, acceleration: Acceleration) -> UpscalingStage:
+def refusing_to_compile(upscaler: Upscaler, acceleration: Acceleration, *, batch: int) -> UpscalingStage:
     """Stand for a device on which the compiled upscaler fails when it first runs."""
-    stage = UpscalingStage(upscaler, PLAIN)
+    stage = UpscalingStage(upscaler, PLAIN, batch=batch)
     if acceleration.compile_upscaler:
         upscaler.register_forward_hook(broken_kernel)
     return stage

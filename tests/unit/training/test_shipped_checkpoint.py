@@ -30,7 +30,7 @@ def generate(engine):
     def frames(prompt: str, seed: int = 1) -> np.ndarray:
         spec = plan(GenerateRequest(prompt=prompt), DEMO, model_revision=DEMO.revision, seed=seed)
         latents = engine.denoise(spec, *engine.embed(spec), lambda *_: None)
-        return np.concatenate(list(engine.frames(latents))).astype(int)
+        return np.concatenate(list(engine.frames(latents, larger=False))).astype(int)
 
     return frames
 
