@@ -26,7 +26,7 @@ from anime_studio.core.errors import (
     OutOfMemoryError,
     StorageError,
 )
-from anime_studio.core.eta import FIRST_SPEEDS, StageSpeeds
+from anime_studio.core.eta import LastSpeeds
 from anime_studio.core.jobs import JobRecord
 from anime_studio.core.ports import ClipWriter, Clock, Renderer, WorkerStore
 from anime_studio.core.pricing import Machine, receipt
@@ -58,7 +58,7 @@ class JobRunner:
         save_frames_every_s: While frames are decoded, progress is saved this often.
         retry_save_after_s: Waits between tries to save a job's end: a full disk often has room again soon.
         notes: Added to those of each clip.
-        speeds: Of the last job that succeeded here.
+        speeds: Of the last jobs that succeeded here.
     """
 
     renderer: Renderer
@@ -74,7 +74,7 @@ class JobRunner:
     save_frames_every_s: float = 0.25
     retry_save_after_s: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 5.0, 5.0)
     notes: tuple[Note, ...] = ()
-    speeds: StageSpeeds = FIRST_SPEEDS
+    speeds: LastSpeeds = LastSpeeds()  # noqa: RUF009  frozen
 
     def run(
         self, job: JobRecord, store: WorkerStore, clips: ClipWriter, *, start_kind: StartKind, start_s: float
@@ -105,7 +105,7 @@ class JobRunner:
                 _log.info(LogEvent.JOB_REQUEUED, stage=run.stage)
             elif stored:  # else whoever ended the job before has logged it
                 log_job(ended, log_prompts=self.log_prompts)
-        self.speeds = StageSpeeds.of(ended) or self.speeds
+        self.speeds = self.speeds.after(ended)
         return ended
 
     def _save_with_retry(self, store: WorkerStore, job: JobRecord) -> bool:
@@ -215,9 +215,8 @@ class _Run:
 
     def _save_progress(self, stage: Stage, done: float, now: float) -> None:
         first = self.begun.get(Stage.TEXT, now)
-        progress = self.runner.speeds.progress(
-            self.job.spec, stage, done, step=self.steps_done, elapsed_s=now - first
-        )
+        speeds = self.runner.speeds.of(self.job.spec)
+        progress = speeds.progress(self.job.spec, stage, done, step=self.steps_done, elapsed_s=now - first)
         following = self.job.progressed(stage, progress, self.start_kind)
         try:
             self.store.save(following)

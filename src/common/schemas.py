@@ -56,6 +56,11 @@ class Resolution(StrEnum):
         """The resolution whose native size the model draws at: itself, or 480p where an upscaler does the rest."""
         return _NATIVE.get(self, self)
 
+    @property
+    def landscape(self) -> Resolution:
+        """The same size lying down: as many pixels, and so as much work."""
+        return _LANDSCAPE.get(self, self)
+
 
 _SIZES: Final = {
     Resolution.P480: (832, 480),
@@ -66,6 +71,10 @@ _SIZES: Final = {
 _NATIVE: Final = {
     Resolution.P1080: Resolution.P480,
     Resolution.P1080_PORTRAIT: Resolution.P480_PORTRAIT,
+}
+_LANDSCAPE: Final = {
+    Resolution.P480_PORTRAIT: Resolution.P480,
+    Resolution.P1080_PORTRAIT: Resolution.P1080,
 }
 
 

@@ -299,12 +299,12 @@ def test_an_end_that_cannot_be_saved_leaves_the_job_for_recovery(tmp_path: Path)
 def test_the_second_job_expects_what_the_first_one_took(rig: WorkerRig) -> None:
     runner = rig.runner()
     spec = rig.job.spec
-    assert runner.speeds.progress(spec, Stage.TEXT, 0, step=0, elapsed_s=0).eta_s is None
+    assert runner.speeds.of(spec).progress(spec, Stage.TEXT, 0, step=0, elapsed_s=0).eta_s is None
     ended = rig.run_with(runner)
-    begun = runner.speeds.progress(spec, Stage.TEXT, 0, step=0, elapsed_s=0)
+    begun = runner.speeds.of(spec).progress(spec, Stage.TEXT, 0, step=0, elapsed_s=0)
     whole_s = 0.01 + 0.3 + 0.1 + (ended.timings.store_s or 0)
     assert begun.eta_s == pytest.approx(whole_s, abs=0.01)
-    halfway = runner.speeds.progress(spec, Stage.DENOISE, 1 / 3, step=1, elapsed_s=10)
+    halfway = runner.speeds.of(spec).progress(spec, Stage.DENOISE, 1 / 3, step=1, elapsed_s=10)
     assert halfway.fraction == pytest.approx(0.11 / whole_s, abs=1e-3)
     assert halfway.eta_s == pytest.approx(10 * (1 - halfway.fraction) / halfway.fraction, rel=0.01)
 

@@ -1,16 +1,17 @@
-"""How far a job is and how long it still takes, from the stage speeds of the worker's last job.
+"""How far a job is and how long it still takes, from the stage speeds of the worker's last job of the same size.
 
 A stage's share of the whole is its expected seconds: seconds per denoise step and per frame, as
-the last job measured them. Once a tenth of the job is done, its own elapsed time predicts better.
+that job measured them. Once a tenth of the job is done, its own elapsed time predicts better.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final, Self
 
 from anime_studio.core.jobs import JobRecord
-from common.schemas import ClipSpec, Progress, Stage
+from common.schemas import ClipSpec, Progress, Resolution, Stage
 
 TRUST_ELAPSED_FROM: Final = 0.1
 PATIENCE: Final = 20.0
@@ -26,9 +27,9 @@ class StageSpeeds:
     Attributes:
         text_s: Prompt to embeddings.
         step_s: One denoise step.
-        frame_s: One frame decoded and encoded.
+        frame_s: One frame decoded, upscaled and encoded, at the size of the clip that was measured.
         store_s: Publishing the clip.
-        volume: Width times height times frames of the clip that was measured.
+        volume: Width times height times frames that the model drew for the clip that was measured.
         measured: Whether a job on this worker measured them; if not, only their proportions are used.
     """
 
@@ -57,8 +58,8 @@ class StageSpeeds:
         """Return how long a worker may be silent in *stage* before it counts as hung.
 
         Args:
-            spec: What is rendered. A larger clip than the measured one may take the square of the ratio:
-                attention's share of a denoise step grows that fast.
+            spec: What is rendered. Where the model draws more than it drew for the measured clip, the worker may
+                take the square of the ratio: attention's share of a denoise step grows that fast.
             stage: Stage that the worker reported last.
             least_s: The limit of a stage that is usually short; without a measured job, `UNMEASURED` times that.
         """
@@ -109,10 +110,29 @@ FIRST_SPEEDS: Final = StageSpeeds(
 denoise step takes 0.62 s and the VAE decode 1.83 s (ADR 0004). The seconds of text and store are rough."""
 
 
+@dataclass(frozen=True, slots=True)
+class LastSpeeds:
+    """What the last job of each size measured on one worker: 1080p takes longer for each frame than 480p."""
+
+    _by_size: Mapping[Resolution, StageSpeeds] = field(default_factory=dict)
+    _last: StageSpeeds = FIRST_SPEEDS
+
+    def after(self, job: JobRecord) -> Self:
+        """Return what is known once *job* has ended; a job without a clip measures nothing."""
+        speeds = StageSpeeds.of(job)
+        if speeds is None:
+            return self
+        return type(self)({**self._by_size, job.spec.resolution.landscape: speeds}, speeds)
+
+    def of(self, spec: ClipSpec) -> StageSpeeds:
+        """Return the speeds of the last job of the size of *spec*; before the first of that size, of the last job."""
+        return self._by_size.get(spec.resolution.landscape, self._last)
+
+
 def _before(stage: Stage) -> tuple[Stage, ...]:
     order = (Stage.TEXT, Stage.DENOISE, Stage.DECODE, Stage.STORE)
     return order[: order.index(stage)] if stage in order else ()
 
 
 def _volume(spec: ClipSpec) -> int:
-    return spec.width * spec.height * spec.num_frames
+    return spec.native_width * spec.native_height * spec.num_frames

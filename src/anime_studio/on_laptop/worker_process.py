@@ -283,7 +283,7 @@ def _load_runner(
         stack.callback(ahead.close)
 
     def on_report(spec: ClipSpec, stage: Stage) -> None:
-        pipe.beat(runner.speeds.longest_silence_s(spec, stage, settings.hang_after_s), stage)
+        pipe.beat(runner.speeds.of(spec).longest_silence_s(spec, stage, settings.hang_after_s), stage)
         if ahead is not None:
             ahead.look(stage)
 
