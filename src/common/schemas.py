@@ -517,7 +517,12 @@ class Readiness(_Answer):
     queued: Annotated[int, Field(ge=0, description="Jobs waiting.", examples=[0])] = 0
     running: Annotated[int, Field(ge=0, description="Jobs being drawn.", examples=[0])] = 0
     eta_s: Annotated[
-        float | None, Field(ge=0, description="Seconds until a new job would finish.", examples=[12.0])
+        float | None,
+        Field(
+            ge=0,
+            description="Seconds until a new job would finish, judged by clips of its size; null when unknown.",
+            examples=[12.0],
+        ),
     ] = None
     usd_per_clip: Annotated[
         float | None,

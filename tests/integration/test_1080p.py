@@ -62,3 +62,33 @@ def test_v1_videos_knows_the_sizes(tmp_path: Path, size: str, resolution: str) -
         video = http.post("/v1/videos", json={"prompt": "a cat", "size": size}).json()
         assert video["size"] == size
         assert http.get(f"/jobs/{video['id']}").json()["request"]["resolution"] == resolution
+
+
+def test_each_size_is_judged_by_its_own_clips_in_ready_in_the_queue_and_against_a_deadline(
+    tmp_path: Path,
+) -> None:
+    """A clip of 480p takes 0.43 s here, one of 1080p 5.33 s."""
+    rig = ServerRig(tmp_path, recipe=TINY_RANDOM.with_upscaler())
+    with rig.serve() as http, rig.worker_store() as worker_store:
+
+        def ask(resolution: str, **fields: object) -> httpx.Response:
+            body = {"prompt": "a cat", "duration": 1, "resolution": resolution} | fields
+            return http.post("/generate", json=body, headers={"Prefer": "respond-async"})
+
+        def eta_s(resolution: str) -> object:
+            return http.get("/ready", params={"resolution": resolution}).json()["eta_s"]
+
+        ask("480p")
+        rig.finish(worker_store, rig.claim(worker_store))
+        assert eta_s("480p-portrait") == pytest.approx(0.43)
+        assert eta_s("1080p") is None, "no clip of that size was measured"
+        assert ask("1080p", deadline_s=1).status_code == 202, "only what was measured refuses"
+        rig.finish(worker_store, rig.claim(worker_store), decode_s=5.0)
+        assert http.get("/ready").json()["eta_s"] == eta_s("480p") == pytest.approx(0.43)
+        assert eta_s("1080p-portrait") == pytest.approx(5.33)
+        assert ask("1080p-portrait", deadline_s=5).json()["code"] == "deadline_unmeetable"
+
+        first, second, third = (ask(size).json() for size in ("1080p", "480p", "1080p-portrait"))
+        queued = [job["progress"]["eta_s"] for job in (first, second, third)]
+        assert queued == pytest.approx([5.33, 5.33 + 0.43, 5.33 + 0.43 + 5.33])
+        assert eta_s("480p") == pytest.approx(2 * 5.33 + 2 * 0.43)

@@ -191,12 +191,20 @@ class ServerRig:
     def publish(self, job: JobRecord) -> StoredClip:
         return self.clips.publish(job.clip_id, render(self.folder / "scratch", seed=job.spec.seed % 3))
 
-    def finish(self, worker_store: SqliteWorkerStore, job: JobRecord, *notes: Note) -> JobRecord:
+    def finish(
+        self, worker_store: SqliteWorkerStore, job: JobRecord, *notes: Note, decode_s: float = 0.1
+    ) -> JobRecord:
         """Publish a real clip and end the job."""
         clip = self.publish(job)
         queue_s = job.timings.queue_s
         timings = Timings(
-            queue_s=queue_s, start_s=1.5, text_s=0.01, denoise_s=0.3, decode_s=0.1, store_s=0.02, total_s=2.0
+            queue_s=queue_s,
+            start_s=1.5,
+            text_s=0.01,
+            denoise_s=0.3,
+            decode_s=decode_s,
+            store_s=0.02,
+            total_s=2.0,
         )
         job = job.succeeded(clip, timings, receipt(timings, L4), self.clock.now(), notes=notes)
         worker_store.save(job)

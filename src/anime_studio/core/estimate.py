@@ -1,4 +1,4 @@
-"""What the next clip should take and cost, from the clips that this deployment made last; else by projection.
+"""What a clip should take and cost, from the clips of its size that this deployment made last; else by projection.
 
 A form shows it before anyone presses the button. Refusals use measured seconds alone (`Studio.submit`).
 """
@@ -39,15 +39,19 @@ def estimate(
     recipe: Recipe,
     machine: Machine,
     decoder: Decoder,
-    resolution: Resolution | None = None,
+    resolution: Resolution,
 ) -> Estimate:
-    """Return the estimate from *recent*, the jobs that ended last, newest first.
+    """Return the estimate of a clip of *resolution* from *recent*, the jobs that ended last, newest first.
 
-    Those of *resolution* alone count, if there are any: 1080p takes longer. None counts all.
+    Clips of as many pixels alone count, whichever way up they are: 1080p takes longer than 480p.
     """
-    ended = [job for job in recent if job.state is JobState.SUCCEEDED and job.spec.recipe == recipe.name]
-    alike = [job for job in ended if resolution in (None, job.spec.resolution)]
-    clips = [job.timings for job in alike or ended]
+    clips = [
+        job.timings
+        for job in recent
+        if job.state is JobState.SUCCEEDED
+        and job.spec.recipe == recipe.name
+        and job.spec.resolution.landscape is resolution.landscape
+    ]
     woken = [
         job.timings.start_s
         for job in recent
@@ -58,6 +62,12 @@ def estimate(
         clip_s = statistics.median(timings.busy_s for timings in clips)
         return Estimate(clip_s, clip_s * machine.usd_per_s(), wake_s)
     if machine.gpu_type in CARDS and recipe.repo_id is not None:
-        projected = project(recipe, machine, decoder=decoder)
+        projected = project(recipe, machine, decoder=decoder, resolution=resolution)
         return Estimate(projected.total_s, projected.usd, wake_s, projected=True)
     return Estimate(None, 0.0 if machine.gpu is None else None, wake_s)
+
+
+def seconds_of(clips: Sequence[Estimate]) -> float | None:
+    """Return the seconds that *clips* should take, one after the other; None if one of them is unknown."""
+    seconds = [clip.clip_s for clip in clips if clip.clip_s is not None]
+    return sum(seconds) if len(seconds) == len(clips) else None

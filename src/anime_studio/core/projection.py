@@ -20,7 +20,7 @@ from anime_studio.core.decoders import Decoder
 from anime_studio.core.errors import BudgetExceededError, ConfigurationError
 from anime_studio.core.pricing import Machine
 from anime_studio.core.recipes import Recipe
-from common.schemas import ClipSpec
+from common.schemas import ClipSpec, Resolution
 
 _TEXT_S = 0.091
 _ATTENTION_S = {True: 0.247, False: 0.354}  # of one forward: trained with 8-bit attention, or not
@@ -95,6 +95,7 @@ def project(
     *,
     decoder: Decoder = Decoder.FULL,
     spec: ClipSpec | None = None,
+    resolution: Resolution = Resolution.P480,
     scaledown_window_s: float = 0.0,
     cold_start_s: float = 0.0,
 ) -> Projection:
@@ -104,7 +105,8 @@ def project(
         recipe: A recipe of the 1.3B model.
         machine: GPU type, CPU cores and memory.
         decoder: What decodes its latents.
-        spec: A particular clip; absent means the recipe's longest with its own steps.
+        spec: A particular clip; absent means the recipe's longest with its own steps, of *resolution*.
+        resolution: What an upscaler makes larger than the model draws takes longer.
         scaledown_window_s: Idle seconds billed after a lone clip, shown apart.
         cold_start_s: Billed seconds before the first clip, shown apart.
 
@@ -125,8 +127,8 @@ def project(
     denoise_s = forwards * _seconds(card, attention_s + _LINEARS_S * tokens, _DENOISE_ELEMENTWISE_S * tokens)
     pixels = frames / _FRAMES * size
     decode_s = pixels * _seconds(card, *_DECODE_S[decoder])
-    larger = spec is not None and spec.width * spec.height > width * height
-    upscale_s = pixels * _seconds(card, *_UPSCALE_S) if larger else 0.0
+    shown = resolution if spec is None else spec.resolution
+    upscale_s = 0.0 if shown.native is shown else pixels * _seconds(card, *_UPSCALE_S)
     usd_per_s = machine.usd_per_s()
     return Projection(
         card=card.name,

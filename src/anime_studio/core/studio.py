@@ -26,7 +26,7 @@ from anime_studio.core.errors import (
     OrdersPausedError,
     QueueFullError,
 )
-from anime_studio.core.estimate import Estimate, estimate
+from anime_studio.core.estimate import Estimate, estimate, seconds_of
 from anime_studio.core.jobs import Asset, ChannelPage, ClipFile, Ended, IdempotencyKey, JobRecord, StoredClip
 from anime_studio.core.notes import notes_on
 from anime_studio.core.policy import Policy
@@ -41,7 +41,7 @@ from common.schemas import Clip, GenerateRequest, Job, JobState, Links, Progress
 from common.show import Spend
 
 ESTIMATE_FROM_JOBS = 50
-"""The median duration of so many jobs, the last that ended, is the estimate for the next one."""
+"""The median duration of the clips of its size among so many jobs, the last that ended, is a clip's estimate."""
 
 MOST_UPCOMING = 20
 MOST_COUNTED = 100_000
@@ -102,7 +102,7 @@ class Studio:
         try:
             stored = await self.jobs.add(job, idempotency, max_queued=most)
         except QueueFullError:  # others came between the early look and now
-            raise _queue_full(most, await self._seconds_until_ready()) from None
+            raise _queue_full(most, await self._seconds_until_ready(request.resolution)) from None
         if not stored.state.final:
             await self._launch(stored, may_be_retried=idempotency is not None)
         return stored
@@ -187,23 +187,28 @@ class Studio:
         await self._launcher.warm()
         return await self.readiness()
 
-    async def readiness(self) -> Readiness:
-        """Return whether a new job would be rendered, and how soon its clip would be ready."""
+    async def readiness(self, resolution: Resolution | None = None) -> Readiness:
+        """Return whether a new job would be rendered, and how soon its clip would be ready.
+
+        Args:
+            resolution: Of the clip; None for the first that the recipe offers.
+        """
+        resolution = resolution or next(iter(self.recipe.native_sizes))
         readiness, backlog = await self._launcher.readiness(), await self.jobs.backlog()
         if readiness.problem is None:
             try:
-                await self._refuse_new()
+                await self._refuse_new(resolution)
             except (OrdersPausedError, BudgetSpentError) as error:
                 readiness = not_ready(error).model_copy(update={"progress_age_s": readiness.progress_age_s})
-        one = await self._estimate()
+        *ahead, one = await self._estimates(*await self._resolutions_ahead(), resolution)
         return readiness.model_copy(
             update={
                 "queued": backlog.queued,
                 "running": backlog.running,
-                "eta_s": None if one.clip_s is None else one.clip_s * (backlog.queued + backlog.running + 1),
+                "eta_s": seconds_of([*ahead, one]),
                 "usd_per_clip": None if one.usd is None else round(one.usd, 6),
                 "wake_s": one.wake_s,
-                "projected": one.projected,
+                "projected": any(each.projected for each in (*ahead, one)),
             }
         )
 
@@ -213,9 +218,8 @@ class Studio:
         position = await self.jobs.queue_position(job)
         progress = job.progress
         if job.state is JobState.QUEUED and position is not None:
-            progress = Progress(
-                total_steps=job.spec.num_inference_steps, eta_s=await self._seconds_until_ready(position)
-            )
+            eta_s = await self._seconds_until_ready(job.spec.resolution, position)
+            progress = Progress(total_steps=job.spec.num_inference_steps, eta_s=eta_s)
         return Job(
             **job.model_dump(include=_SAME_IN_BOTH, exclude_none=False),
             progress=progress,
@@ -350,23 +354,23 @@ class Studio:
         ended = await self.jobs.finished_since(None, MOST_COUNTED)
         return spent_by_day(ended, self.policy, self.clock.now())
 
-    async def _refuse_new(self) -> None:
-        """Refuse every new job while the operator has paused the show or the budget is spent."""
+    async def _refuse_new(self, resolution: Resolution) -> None:
+        """Refuse a new job of *resolution* while the operator has paused the show or if it would pass the budget."""
         if await self.jobs.show.paused():
             raise OrdersPausedError(
                 "the operator takes no orders for now; those that wait go on", retry_after_s=60
             )
         if self.policy.budget_usd_per_day is None and self.policy.budget_usd_per_month is None:
             return
-        spend, one, backlog = await self.spend(), await self._estimate(), await self.jobs.backlog()
-        expected_usd = (one.usd or 0.0) * (backlog.queued + backlog.running + 1)
+        spend, each = await self.spend(), await self._estimates(*await self._resolutions_ahead(), resolution)
+        expected_usd = sum(one.usd or 0.0 for one in each)
         refuse_if_spent(spend.today_usd, spend.month_usd, expected_usd, self.policy, self.clock.now())
 
     async def _refuse_early(self, request: GenerateRequest) -> None:
         refuse_if_blocked(await self._launcher.readiness())
-        await self._refuse_new()
+        await self._refuse_new(request.resolution)
         backlog = await self.jobs.backlog()
-        eta_s = await self._seconds_until_ready(resolution=request.resolution)
+        eta_s = await self._seconds_until_ready(request.resolution)
         if backlog.queued >= self.policy.max_queued_jobs:
             raise _queue_full(backlog.queued, eta_s)
         if request.deadline_s is not None and eta_s is not None and eta_s > request.deadline_s:
@@ -375,27 +379,38 @@ class Studio:
                 retry_after_s=max(1.0, eta_s - request.deadline_s),
             )
 
-    async def _seconds_until_ready(
-        self, jobs_ahead: int | None = None, resolution: Resolution | None = None
-    ) -> float | None:
-        """Return an estimate from the medians of the recipe's last clips; None when there were none.
+    async def _seconds_until_ready(self, resolution: Resolution, position: int | None = None) -> float | None:
+        """Return the seconds until a clip of *resolution* is ready, as the recipe's last clips took them.
 
-        Jobs ahead count as clips of any resolution, the last one as a clip of *resolution*.
+        Args:
+            resolution: Of the clip.
+            position: Of its job in the queue; None for a new one.
+
+        Returns:
+            None where no clip of its size, or of the size of one ahead, was measured.
         """
+        each = await self._estimates(*await self._resolutions_ahead(position), resolution)
+        return None if any(one.projected for one in each) else seconds_of(each)
+
+    async def _resolutions_ahead(self, position: int | None = None) -> Sequence[Resolution]:
+        """Return the resolutions of the jobs before the one at *position* in the queue, or before a new one."""
+        backlog = await self.jobs.backlog()
+        count = backlog.queued + backlog.running if position is None else position
+        first, *others = self.recipe.native_sizes
+        if count == 0 or all(other.landscape is first.landscape for other in others):
+            return [first] * count
+        open_jobs = await self.jobs.open_jobs()
+        if position is not None:
+            open_jobs = [job for job in open_jobs if job.state is JobState.QUEUED][:position]
+        return [job.spec.resolution for job in open_jobs]
+
+    async def _estimates(self, *resolutions: Resolution) -> Sequence[Estimate]:
+        """Return what a clip of each of *resolutions* should take."""
         recent = await self.jobs.finished_since(None, limit=ESTIMATE_FROM_JOBS)
-        any_one, one = self._estimate_from(recent), self._estimate_from(recent, resolution)
-        if any_one.clip_s is None or one.clip_s is None or one.projected:
-            return None
-        if jobs_ahead is None:
-            backlog = await self.jobs.backlog()
-            jobs_ahead = backlog.queued + backlog.running
-        return any_one.clip_s * jobs_ahead + one.clip_s
-
-    async def _estimate(self) -> Estimate:
-        return self._estimate_from(await self.jobs.finished_since(None, limit=ESTIMATE_FROM_JOBS))
-
-    def _estimate_from(self, recent: Sequence[JobRecord], resolution: Resolution | None = None) -> Estimate:
-        return estimate(recent, self.recipe, self.policy.machine, self.policy.decoder, resolution)
+        policy, of = self.policy, {}
+        for resolution in set(resolutions):
+            of[resolution] = estimate(recent, self.recipe, policy.machine, policy.decoder, resolution)
+        return [of[resolution] for resolution in resolutions]
 
     def _with_links(self, job: JobRecord, stored: StoredClip, base_url: str) -> Clip:
         now = self.clock.now()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from anime_studio.core.errors import ReportedError
 from anime_studio.web.deps import MetricsDep, OptionsDep, StudioDep
 from anime_studio.web.openapi_extras import problems
-from common.schemas import Health, Readiness
+from common.schemas import Health, Readiness, Resolution
 
 router = APIRouter(tags=["operation"])
 
@@ -38,11 +39,20 @@ async def health(request: Request, options: OptionsDep) -> Response:
     summary="Would a job be drawn",
     response_model=Readiness,
     response_description="A job posted now would be drawn; a worker that sleeps is ready too",
-    responses=problems(500, 503),
+    responses=problems(422, 500, 503),
 )
-async def ready(studio: StudioDep) -> Response:
+async def ready(
+    studio: StudioDep,
+    resolution: Annotated[
+        Resolution | None,
+        Query(
+            description="Of the clip whose seconds and dollars are told; without it, the first of the recipe's sizes.",
+            examples=["1080p"],
+        ),
+    ] = None,
+) -> Response:
     """Answer 200 once a worker can take work, else 503 with the reason and the command that mends it."""
-    readiness = await studio.readiness()
+    readiness = await studio.readiness(resolution)
     if readiness.problem is not None:
         raise ReportedError(readiness.problem, retry_after_s=RETRY_WHEN_UNREADY_S)
     return JSONResponse(readiness.model_dump(mode="json"))

@@ -57,8 +57,9 @@ export const readChannel = (channel, after) =>
   call(`channels/${encodeURIComponent(channel)}/clips${after === null ? "" : `?after=${after}`}`);
 
 /** Readiness, or the reason why not: `GET /ready` answers 503 until a worker can take jobs. */
-export const readReadiness = () =>
-  call("ready").catch((problem) => {
+/** How soon a clip of *resolution* would be ready; without one, of the first size that is offered. */
+export const readReadiness = (resolution) =>
+  call(resolution ? `ready?resolution=${encodeURIComponent(resolution)}` : "ready").catch((problem) => {
     if (problem.status !== 503) throw problem;
     return { status: "unavailable", detail: problem.detail };
   });

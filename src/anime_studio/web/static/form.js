@@ -74,11 +74,13 @@ export function firstInvalidField() {
   return null;
 }
 
+export const chosenResolution = () => document.querySelector("input[name=resolution]:checked").value;
+
 /** A GenerateRequest; a field that was not changed is left out, so that the recipe's default applies. */
 export function readForm(recipe) {
   const request = {
     prompt: byId("prompt").value.trim(),
-    resolution: document.querySelector("input[name=resolution]:checked").value,
+    resolution: chosenResolution(),
     duration: Number(byId("duration").value),
     source: "studio-page",
   };

@@ -4,7 +4,7 @@ import { cancelJob, deleteClip, readJob, readReadiness, readRecipe, submit } fro
 import { byId, onSecondClick, pause, setText, token } from "./dom.js";
 import { estimateWords } from "./estimate.js";
 import { follow, isFinal } from "./follow.js";
-import { applyRecipe, firstInvalidField, readForm, requestWithNewSeed, usePrompt } from "./form.js";
+import { applyRecipe, chosenResolution, firstInvalidField, readForm, requestWithNewSeed, usePrompt } from "./form.js";
 import { addToHistory, readHistory, removeFromHistory, readPending, writePending } from "./history.js";
 import { HistoryList } from "./history_list.js";
 import { showProblem } from "./problems.js";
@@ -138,7 +138,7 @@ async function watchReadiness() {
   const names = { ready: "Ready", asleep: "Asleep, wakes with the next clip", starting: "Starting", unavailable: "Not ready yet" };
   for (;;) {
     try {
-      const readiness = await readReadiness();
+      const readiness = await readReadiness(chosenResolution());
       const { status } = readiness;
       light.dataset.status = status;
       setText(byId("light-words"), `${names[status]} · ${recipe?.name ?? "studio"}`);
@@ -152,11 +152,13 @@ async function watchReadiness() {
   }
 }
 
-/** Resolve when the readiness is worth reading again at once: the browser is online again, or a job has ended. */
+/** Resolve when the readiness is worth reading again at once: the browser is online again, a job has ended, or the size
+ *  that is asked for is another one. */
 function nextCheck() {
   return new Promise((resolve) => {
     addEventListener("online", resolve, { once: true });
     addEventListener("job-ended", resolve, { once: true });
+    byId("sizes").addEventListener("change", resolve, { once: true });
   });
 }
 
