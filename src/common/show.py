@@ -236,9 +236,17 @@ class ShowStatus(_Answer):
     stages: Annotated[
         dict[str, Percentiles],
         Field(
-            description="queue, start, text, denoise, decode, store and total; absent when never measured."
+            description="queue, start, text, denoise, decode, upscale, store and total of the clips of one size, the "
+            "size that most clips have; absent when never measured."
         ),
     ]
+    stages_by_size: Annotated[
+        dict[Resolution, dict[str, Percentiles]],
+        Field(
+            description="The same for each size, those upright counted with those lying; the size of most clips first.",
+            examples=[{}],
+        ),
+    ] = {}
     spend: Annotated[Spend, Field(description="Receipts against the budget.")]
     signals: Annotated[
         dict[SignalKind, int],

@@ -13,6 +13,7 @@ from support.server_rig import L4, ServerRig
 
 PROMPT = {"prompt": "a fox"}
 AT_ONCE = {"Prefer": "respond-async"}
+SIZE = (("resolution", "480p"),)
 
 
 def scrape(http: httpx.Client) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -51,9 +52,9 @@ def test_each_job_is_counted_once_however_often_it_is_read(rig, http):
         count("failed", "frames_invalid"),
         count("cancelled", "job_cancelled"),
     ) == (1, 1, 1)
-    assert seen["anime_generate_duration_seconds_count", (("stage", "denoise"),)] == 1
-    assert seen["anime_generate_duration_seconds_sum", (("stage", "start"),)] == 1.5
-    assert seen["anime_generate_duration_seconds_count", (("stage", "total"),)] == 3
+    assert seen["anime_generate_duration_seconds_count", (*SIZE, ("stage", "denoise"))] == 1
+    assert seen["anime_generate_duration_seconds_sum", (*SIZE, ("stage", "start"))] == 1.5
+    assert seen["anime_generate_duration_seconds_count", (*SIZE, ("stage", "total"))] == 3
     assert seen["anime_queue_wait_seconds_count", ()] == 2  # the third never left the queue
     assert seen["anime_cold_starts_total", (("start_kind", "cold"),)] == 1
     timings = Timings(start_s=1.5, text_s=0.01, denoise_s=0.3, decode_s=0.1, store_s=0.02)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -174,7 +175,7 @@ def render_status(status: ShowStatus) -> RenderableType:
         (readiness.status, "bold"),
         f"  {visible(readiness.detail)}  ·  {status.recipe}  ·  {status.now.astimezone():%H:%M:%S}",
     )
-    return Group(head, Text(), _numbers(status), Text(), _stages(status), Text(), _errors(status))
+    return Group(head, Text(), _numbers(status), Text(), *_stages(status), _errors(status))
 
 
 def _numbers(status: ShowStatus) -> Table:
@@ -209,13 +210,22 @@ def _against_budget(spent_usd: float, budget_usd: float | None) -> Text:
     return Text(f"${spent_usd:.4f}, {share:.0%} of ${budget_usd:.2f}{warning}", "yellow" if warning else "")
 
 
-def _stages(status: ShowStatus) -> Table:
+def _stages(status: ShowStatus) -> Iterator[RenderableType]:
+    """Yield a table for each size that clips had, and a line after it."""
+    for size, stages in status.stages_by_size.items():
+        if len(status.stages_by_size) > 1:
+            yield Text(size, style="bold")
+        yield _stage_table(stages)
+        yield Text()
+
+
+def _stage_table(stages: Mapping[str, Percentiles]) -> Table:
     table = Table("stage", box=None, padding=(0, 2), header_style="dim")
     for column in ("p50 s", "p95 s", "jobs"):
         table.add_column(column, justify="right")
     table.add_column("")
-    longest_s = max((stage.p95_s for stage in status.stages.values()), default=0.0) or 1.0
-    for name, stage in status.stages.items():
+    longest_s = max((stage.p95_s for stage in stages.values()), default=0.0) or 1.0
+    for name, stage in stages.items():
         table.add_row(
             STAGE_WORDS.get(name, name),
             f"{stage.p50_s:.2f}",

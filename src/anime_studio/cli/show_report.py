@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from html import escape
 
 from anime_studio.core.stage_words import STAGE_WORDS
 from common.schemas import JobState
-from common.show import FinishedJob, ShowStatus
+from common.show import FinishedJob, Percentiles, ShowStatus
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 880, 240, 56, 28, 12
 WIDEST_BAR = 40.0
-_STAGES = ("queue", "start", "text", "denoise", "decode", "store")
+_STAGES = ("queue", "start", "text", "denoise", "decode", "upscale", "store")
 _STAGE_COLOURS = {
     "queue": "#b9c3dd",
     "start": "#f0a36b",
     "text": "#6bb8a8",
     "denoise": "#2a55d6",
     "decode": "#7c93ea",
+    "upscale": "#c58fd6",
     "store": "#5a4a8c",
 }
 _STATE_COLOURS = {JobState.SUCCEEDED: "#2a55d6", JobState.FAILED: "#c8321f", JobState.CANCELLED: "#7d87a6"}
@@ -98,13 +99,14 @@ def _tiles(status: ShowStatus) -> str:
     rate = "–" if status.success_rate is None else f"{status.success_rate:.1%}"
     per_clip = "no clip" if spend.usd_per_clip is None else f"${spend.usd_per_clip:.4f} a clip"
     budget = "" if spend.budget_used is None else f", {spend.budget_used:.0%} of budget"
+    of_size = f"of {next(iter(status.stages_by_size))}, " if len(status.stages_by_size) > 1 else ""
     tiles = (
         ("clips", str(status.succeeded), f"{status.failed} failed, {status.cancelled} cancelled"),
         ("success", rate, "of those that ended by themselves"),
         (
             "median, all in",
             f"{total.p50_s:.1f} s" if total else "–",
-            f"p95 {total.p95_s:.1f} s" if total else "",
+            f"{of_size}p95 {total.p95_s:.1f} s" if total else "",
         ),
         ("cold starts", str(status.cold_starts), "restored, cold or recovered"),
         ("spent", f"${spend.usd:.4f}" if spend.usd else "$0", per_clip + budget),
@@ -206,13 +208,24 @@ def _state_key() -> str:
 
 
 def _stage_table(status: ShowStatus) -> str:
-    rows = "".join(
+    head = "".join(f"<th scope='col'>{name}</th>" for name in ("Stage", "p50 s", "p95 s", "jobs"))
+    sizes = status.stages_by_size
+    groups = (
+        (f"<tr><th colspan='4' scope='rowgroup'>{size}</th></tr>" if len(sizes) > 1 else "")
+        + _stage_rows(stages)
+        for size, stages in sizes.items()
+    )
+    return (
+        f"<table><thead><tr>{head}</tr></thead>{''.join(f'<tbody>{rows}</tbody>' for rows in groups)}</table>"
+    )
+
+
+def _stage_rows(stages: Mapping[str, Percentiles]) -> str:
+    return "".join(
         f"<tr><th scope='row'>{escape(STAGE_WORDS.get(name, name))}</th><td>{stage.p50_s:.2f}</td>"
         f"<td>{stage.p95_s:.2f}</td><td>{stage.count}</td></tr>"
-        for name, stage in status.stages.items()
+        for name, stage in stages.items()
     )
-    head = "".join(f"<th scope='col'>{name}</th>" for name in ("Stage", "p50 s", "p95 s", "jobs"))
-    return f"<table><tr>{head}</tr>{rows}</table>"
 
 
 def _every_job(jobs: Sequence[FinishedJob]) -> str:

@@ -15,7 +15,7 @@ from anime_studio.core.clip import FRAMES_PER_LATENT
 from anime_studio.core.jobs import JobRecord
 from anime_studio.core.notes import ON_WEIGHTS
 from anime_studio.core.recipes import Recipe
-from common.schemas import GenerateRequest, JobState, Readiness, SignalKind, StartKind, Timings
+from common.schemas import GenerateRequest, JobState, Readiness, Resolution, SignalKind, StartKind, Timings
 from common.show import Bounds, FinishedJob, Percentiles, RecentError, RecipeCard, ShowStatus, Size, Spend
 
 STAGES = ("queue", "start", "text", "denoise", "decode", "upscale", "store", "total")
@@ -108,6 +108,7 @@ def summarise(
     succeeded, failed = by_state[JobState.SUCCEEDED], by_state[JobState.FAILED]
     newest = next((job for job in jobs if job.state is JobState.SUCCEEDED), None)
     starts = Counter(job.start_kind for job in jobs if job.start_kind is not None)
+    stages_by_size = _stages_by_size(jobs)
     return ShowStatus(
         now=now,
         window_s=window.total_seconds(),
@@ -129,7 +130,8 @@ def summarise(
         truncated=len(jobs) >= limit,
         cold_starts=sum(starts.values()) - starts[StartKind.WARM],
         starts=dict(starts),
-        stages=_stages(jobs),
+        stages=next(iter(stages_by_size.values()), {}),
+        stages_by_size=stages_by_size,
         spend=_spend(jobs, succeeded, spend),
         signals=dict(signals),
         fallbacks=signals.get(SignalKind.FALLBACK_PLAYED, 0),
@@ -144,9 +146,18 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
-def _stages(jobs: Sequence[JobRecord]) -> dict[str, Percentiles]:
-    succeeded = [job.timings for job in jobs if job.state is JobState.SUCCEEDED]
-    measured = {stage: _seconds(succeeded, stage) for stage in STAGES}
+def _stages_by_size(jobs: Sequence[JobRecord]) -> dict[Resolution, dict[str, Percentiles]]:
+    """Return the percentiles of each size apart: a median over 480p and 1080p would be of neither."""
+    succeeded = [job for job in jobs if job.state is JobState.SUCCEEDED]
+    sizes = Counter(job.spec.resolution.landscape for job in succeeded)
+    return {
+        size: _stages([job.timings for job in succeeded if job.spec.resolution.landscape is size])
+        for size, _ in sizes.most_common()
+    }
+
+
+def _stages(clips: Sequence[Timings]) -> dict[str, Percentiles]:
+    measured = {stage: _seconds(clips, stage) for stage in STAGES}
     return {
         stage: Percentiles(
             count=len(seconds), p50_s=percentile(seconds, 0.50), p95_s=percentile(seconds, 0.95)

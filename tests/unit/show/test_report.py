@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from anime_studio.cli.show_report import LEFT, WIDTH, Poster, render_report
-from common.schemas import Cost, JobState, Readiness, Timings
+from common.schemas import Cost, JobState, Readiness, Resolution, Timings
 from common.show import FinishedJob, Percentiles, ShowStatus, Spend
 
 NOW = datetime(2026, 11, 23, 23, 0, tzinfo=UTC)
@@ -51,7 +51,14 @@ def job(number: int, state: JobState = JobState.SUCCEEDED, usd: float = 0.01) ->
         finished_at=created_at + timedelta(seconds=3 + number),
         state=state,
         timings=Timings(
-            queue_s=1, start_s=0.5, text_s=0.1, denoise_s=1, decode_s=0.5, store_s=0.1, total_s=3
+            queue_s=1,
+            start_s=0.5,
+            text_s=0.1,
+            denoise_s=1,
+            decode_s=0.5,
+            upscale_s=0.2,
+            store_s=0.1,
+            total_s=3.4,
         ),
         cost=Cost(usd=usd, basis="measured"),
         error_code="worker_died" if state is JobState.FAILED else None,
@@ -64,6 +71,7 @@ def status(*jobs: FinishedJob) -> ShowStatus:
         readiness=Readiness(ready=True, status="ready", detail="idle"),
         finished=len(jobs), succeeded=len(jobs), failed=0, cancelled=0, success_rate=1.0, cold_starts=0, starts={},
         stages={"total": Percentiles(count=1, p50_s=3, p95_s=3)},
+        stages_by_size={Resolution.P480: {"total": Percentiles(count=1, p50_s=3, p95_s=3)}},
         spend=Spend(usd=0.02, usd_per_clip=0.01, budget_usd_per_clip=0.02, budget_used=0.5),
         signals={}, fallbacks=0, errors=[], jobs=list(jobs),
     )  # fmt: skip
@@ -80,9 +88,20 @@ def test_it_stands_alone_and_is_well_formed() -> None:
 def test_every_job_has_its_mark() -> None:
     outline = Outline(render_report(status(job(1), job(2), job(3, JobState.FAILED))))
     assert outline.count["circle"] == 3
-    assert outline.count["rect"] == 2 * 6  # six stages of each clip
+    assert outline.count["rect"] == 2 * 7  # seven stages of each clip
     assert all(outline.text.count(f"r_<{number}>") == 2 for number in (1, 2, 3))  # a dot's title, and a row
     assert "Every job: 3" in outline.text
+
+
+def test_two_sizes_have_their_seconds_apart() -> None:
+    night = status(job(1))
+    large = {Resolution.P1080: {"total": Percentiles(count=1, p50_s=9.25, p95_s=9.5)}}
+    text = Outline(
+        render_report(night.model_copy(update={"stages_by_size": night.stages_by_size | large}))
+    ).text
+    assert "480pIn all3.003.0011080pIn all9.259.501" in text
+    assert "of 480p, p95 3.0 s" in text
+    assert "480p" not in Outline(render_report(night)).text
 
 
 def test_what_comes_from_outside_is_text() -> None:

@@ -19,7 +19,16 @@ from anime_studio.core.recipes import (
     Recipe,
 )
 from anime_studio.core.show import percentile, recipe_card, summarise
-from common.schemas import Cost, GenerateRequest, JobState, Readiness, SignalKind, StartKind, Timings
+from common.schemas import (
+    Cost,
+    GenerateRequest,
+    JobState,
+    Readiness,
+    Resolution,
+    SignalKind,
+    StartKind,
+    Timings,
+)
 from common.show import ShowStatus, Spend
 
 NOW = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
@@ -88,6 +97,23 @@ def test_cancelled_jobs_count_neither_for_nor_against_success() -> None:
 def test_percentiles_are_durations_that_some_job_had() -> None:
     total = summary(*(succeeded(number, float(number)) for number in range(1, 21))).stages["total"]
     assert (total.count, total.p50_s, total.p95_s) == (20, 10.0, 19.0)
+
+
+def test_sizes_are_not_mixed_and_upright_clips_count_with_those_lying() -> None:
+    def of(resolution: Resolution, number: int, total_s: float) -> JobRecord:
+        done = succeeded(number, total_s)
+        return done.model_copy(update={"spec": done.spec.model_copy(update={"resolution": resolution})})
+
+    status = summary(
+        of(Resolution.P1080, 1, 20.0),
+        *(of(Resolution.P480, number, 6.0) for number in (2, 3)),
+        of(Resolution.P480_PORTRAIT, 4, 6.5),
+    )
+    assert list(status.stages_by_size) == [Resolution.P480, Resolution.P1080]
+    small, large = (stages["total"] for stages in status.stages_by_size.values())
+    assert (small.count, small.p50_s, small.p95_s) == (3, 6.0, 6.5)
+    assert (large.count, large.p50_s) == (1, 20.0)
+    assert status.stages["total"] == small
 
 
 _FLOATS = {"allow_subnormal": False}  # another test of the process may have switched them off

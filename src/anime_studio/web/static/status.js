@@ -20,7 +20,7 @@ function show(status) {
   byId("weights").hidden = !status.weights_note;
   setText(byId("weights"), status.weights_note ? `Weights of the newest clip (${status.model_revision}): ${sentence(status.weights_note)}` : "");
   byId("tiles").replaceChildren(...tiles(status));
-  byId("stages").replaceChildren(...stageRows(status.stages));
+  byId("stages").replaceChildren(byId("stages").tHead, ...stageGroups(status.stages_by_size));
   byId("no-errors").hidden = status.errors.length > 0;
   byId("errors-table").hidden = status.errors.length === 0;
   byId("errors").replaceChildren(...status.errors.map(errorRow));
@@ -35,11 +35,13 @@ const percent = (share) => (share === null ? "–" : `${(100 * share).toFixed(sh
 
 function tiles(status) {
   const { spend, stages, starts, signals } = status;
+  const sizes = Object.keys(status.stages_by_size);
+  const ofSize = sizes.length > 1 ? `of ${sizes[0]}, ` : "";
   const budget = spend.budget_usd_per_clip === null ? "no budget set" : `${percent(spend.budget_used)} of ${usd(spend.budget_usd_per_clip)} per clip`;
   return [
     tile("Succeeded", percent(status.success_rate), `${status.succeeded} clip${status.succeeded === 1 ? "" : "s"}, ${status.failed} failed, ${status.cancelled} cancelled`,
       status.success_rate !== null && status.success_rate < 0.95),
-    tile("Median, all in", stages.total ? seconds(stages.total.p50_s) : "–", stages.total ? `p95 ${seconds(stages.total.p95_s)}` : "no clip yet"),
+    tile("Median, all in", stages.total ? seconds(stages.total.p50_s) : "–", stages.total ? `${ofSize}p95 ${seconds(stages.total.p95_s)}` : "no clip yet"),
     tile("Backlog", String(status.readiness.queued), `${status.readiness.running} being drawn`),
     tile("Cold starts", String(status.cold_starts), Object.entries(starts).map(([kind, count]) => `${count} ${kind}`).join(", ") || "none yet"),
     tile("Spent", usd(spend.usd), spend.usd_per_clip === null ? budget : `${usd(spend.usd_per_clip)} a clip; ${budget}`, spend.budget_used > 1),
@@ -64,9 +66,16 @@ function tile(name, value, note, alarm = false) {
   return el("div", { class: "tile", "data-alarm": String(alarm) }, el("dt", {}, name), el("dd", {}, value), el("dd", { class: "note" }, ...[note].flat()));
 }
 
+/** A body of the table for each size that clips had, named if there are several. */
+function stageGroups(stagesBySize) {
+  const sizes = Object.entries(stagesBySize);
+  if (sizes.length === 0) return [el("tbody", {}, el("tr", {}, el("td", { colspan: "5" }, "No clip in this window yet.")))];
+  const named = (size) => (sizes.length > 1 ? [el("tr", {}, el("th", { colspan: "5", scope: "rowgroup" }, size))] : []);
+  return sizes.map(([size, stages]) => el("tbody", {}, ...named(size), ...stageRows(stages)));
+}
+
 function stageRows(stages) {
   const longest = Math.max(...Object.values(stages).map(({ p95_s: p95 }) => p95), 0.001);
-  if (Object.keys(stages).length === 0) return [el("tr", {}, el("td", { colspan: "5" }, "No clip in this window yet."))];
   return Object.entries(stages).map(([stage, { p50_s: p50, p95_s: p95, count }]) => {
     const bar = el("span", { class: "bar", "aria-hidden": "true" }, el("span", { class: "p95" }), el("span", {}));
     bar.children[0].style.setProperty("--share", `${(100 * p95) / longest}%`);
