@@ -17,6 +17,7 @@ from anime_studio.core.projection import CARDS, Projection, project
 from anime_studio.core.recipes import RECIPES, get_recipe
 from anime_studio.core.show_cost import PLAIN_START_S, RESTORE_S, Deployment
 from anime_studio.on_modal.settings import ModalSettings
+from common.schemas import Resolution
 
 PRICED = tuple(
     recipe for recipe in RECIPES.values() if recipe.repo_id is not None and recipe.checkpoint_of is None
@@ -42,37 +43,47 @@ def cost(
     """
     with answering(as_json=as_json) as output:
         settings = ModalSettings.read()
-        projections = [
-            project(
-                recipe,
-                replace(settings.machine, gpu=card),
-                decoder=decoder,
-                scaledown_window_s=settings.scaledown_window_s,
-                cold_start_s=RESTORE_S,
-            )
-            for recipe in PRICED
-            for decoder in recipe.decoders
-            for card in CARDS
-        ]
+        small, large = (_projections(settings, size) for size in (Resolution.P480, Resolution.P1080))
         deployment = _deployment(settings)
         sums = {} if deployment is None else _sums(deployment, clips_per_hour, hours, shows)
+        if deployment is not None and settings.upscaler:
+            larger = _deployment(settings, Resolution.P1080)
+            sums |= {} if larger is None else {"a clip of 1080p while others wait": larger.burst_usd}
         if output.as_json:
-            documents = [
-                dataclasses.asdict(each) | {"total_s": each.total_s, "clips_per_hour": each.clips_per_hour}
-                for each in projections
-            ]
-            output.result({"basis": _basis(), "projections": documents, "deployment": sums}, "")
+            projections = {"projections": _documents(small), "projections_1080p": _documents(large)}
+            output.result({"basis": _basis(), **projections, "deployment": sums}, "")
             return
-        _show(projections)
+        _show(small)
+        _show_1080p(small, large)
         if deployment is not None:
             _show_sums(settings, sums)
 
 
-def _deployment(settings: ModalSettings) -> Deployment | None:
+def _projections(settings: ModalSettings, resolution: Resolution) -> list[Projection]:
+    return [
+        project(
+            recipe,
+            replace(settings.machine, gpu=card),
+            decoder=decoder,
+            resolution=resolution,
+            scaledown_window_s=settings.scaledown_window_s,
+            cold_start_s=RESTORE_S,
+        )
+        for recipe in PRICED
+        for decoder in recipe.decoders
+        for card in CARDS
+    ]
+
+
+def _documents(projections: list[Projection]) -> list[dict[str, object]]:
+    return [dataclasses.asdict(each) | {"clips_per_hour": each.clips_per_hour} for each in projections]
+
+
+def _deployment(settings: ModalSettings, resolution: Resolution = Resolution.P480) -> Deployment | None:
     recipe = get_recipe(settings.recipe)
     if settings.machine.gpu_type not in CARDS or recipe.repo_id is None:
         return None
-    projection = project(recipe, settings.machine, decoder=settings.decoder)
+    projection = project(recipe, settings.machine, decoder=settings.decoder, resolution=resolution)
     return Deployment(
         clip_s=projection.total_s,
         gpu_usd_per_s=settings.machine.usd_per_s(),
@@ -87,7 +98,7 @@ def _sums(deployment: Deployment, clips_per_hour: float, hours: float, shows: fl
     """Return dollars by what they are for."""
     show_usd = hours * deployment.hour_usd(clips_per_hour)
     return {
-        "a clip while others wait": deployment.clip_s * deployment.usd_per_s,
+        "a clip while others wait": deployment.burst_usd,
         "a clip alone, from sleep to sleep": deployment.lone_clip_usd(),
         "the same after a start without a snapshot": deployment.lone_clip_usd(PLAIN_START_S),
         f"a show of {hours:g} h with {clips_per_hour:g} clips an hour": show_usd,
@@ -115,6 +126,30 @@ def _show(projections: list[Projection]) -> None:
         console.print(f"\n{recipe}, {decoder} decoder", style="bold", highlight=False)
         console.print(_table(list(rows), cheapest_usd=min(of_recipe)))
     console.print(f"\n* cheapest per clip. {_basis()}", highlight=False)
+
+
+def _show_1080p(small: list[Projection], large: list[Projection]) -> None:
+    """Print what a clip of 1080p takes and costs more than one of 480p: the same for each recipe, so for the first."""
+    console, recipe = Console(), PRICED[0]
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("card", no_wrap=True, min_width=max(map(len, CARDS)))
+    for heading in ("upscale", "encode", *recipe.decoders):
+        table.add_column(heading, justify="right")
+    for card in CARDS:
+        pairs = [
+            (less, more)
+            for less, more in zip(small, large, strict=True)
+            if (more.recipe, more.card) == (recipe.name, card)
+        ]
+        _, one = pairs[0]
+        extra = [f"+{more.total_s - less.total_s:.1f} s ${more.usd - less.usd:.4f}" for less, more in pairs]
+        table.add_row(card, f"{one.upscale_s:.2f} s", f"{one.encode_s:.1f} s", *extra)
+    console.print("\n1080p, more than 480p, for any recipe by decoder", style="bold", highlight=False)
+    console.print(table)
+    console.print(
+        "\nProjected as well. Encoding is for two cores and runs beside decoding and upscaling: the longer counts.",
+        highlight=False,
+    )
 
 
 def _table(projections: list[Projection], *, cheapest_usd: float) -> Table:
@@ -146,6 +181,6 @@ def _table(projections: list[Projection], *, cheapest_usd: float) -> Table:
 
 def _basis() -> str:
     return (
-        f"Projected, not measured: what our engine sustained on one H200, carried to other cards by their data sheets; "
-        f"rates of {MODAL_RATES.as_of:%Y-%m-%d}."
+        f"Projected, not measured, at 480p: what our engine sustained on one H200, carried to other cards by their data "
+        f"sheets; rates of {MODAL_RATES.as_of:%Y-%m-%d}."
     )

@@ -8,10 +8,14 @@ limited to 72 W, nor that a card without e4m3 multiplies its linears in bf16, no
 Source of the seconds: one H200, 480x832, 81 frames, commit 75ea2ad, `benchmarks/results/engine_h200.json`; their
 parts are the kernels' sums in docs/performance.md. The smaller decoders were measured on an H100 and are carried to the
 H200 by the same two ratios: `benchmarks/results/decoders_h100.json`. Source of the peaks: NVIDIA's data sheet of each card.
+
+x264 runs on the CPU beside decoder and upscaler, so the longer of the two counts. Its seconds are those of two cores at
+480p, scaled by pixels; a machine with more cores is no slower. Not counted: storing the clip, and converting its colours.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -38,6 +42,8 @@ _DECODE_S: Mapping[Decoder, tuple[float, float]] = MappingProxyType(
 _UPSCALE_S = (0.108, 0.044 * _H100_TO_H200)
 """Convolutions, and the 148 GB that 18 layers write and read, of the 0.152 s of realesr-animevideov3 on an H100:
 `benchmarks/results/upscaling_h100.json`."""
+_ENCODE_S = 0.308
+"""x264 with the setting in use, on two cores of the H100's machine: `benchmarks/results/encoding_16cores.json`."""
 _FRAMES, _LATENT_FRAMES, _PIXELS = 81, 21, 832 * 480  # the shape that was measured
 
 
@@ -65,7 +71,10 @@ CARDS: Mapping[str, Card] = MappingProxyType({card.name: card for card in (*_OTH
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """Projected seconds and dollars of one clip on one card; nothing in it was measured there."""
+    """Projected seconds and dollars of one clip on one card; nothing in it was measured there.
+
+    Encoding runs beside decoding and upscaling: `total_s` counts the longer of the two.
+    """
 
     card: str
     recipe: str
@@ -74,14 +83,11 @@ class Projection:
     denoise_s: float
     decode_s: float
     upscale_s: float
+    encode_s: float
+    total_s: float
     usd: float
     idle_tail_usd: float
     cold_start_usd: float
-
-    @property
-    def total_s(self) -> float:
-        """Seconds from text to the last frame; those of 1080p leave out what its encoding takes longer."""
-        return self.text_s + self.denoise_s + self.decode_s + self.upscale_s
 
     @property
     def clips_per_hour(self) -> float:
@@ -106,7 +112,7 @@ def project(
         machine: GPU type, CPU cores and memory.
         decoder: What decodes its latents.
         spec: A particular clip; absent means the recipe's longest with its own steps, of *resolution*.
-        resolution: What an upscaler makes larger than the model draws takes longer.
+        resolution: 1080p takes an upscaler's seconds, and longer to encode.
         scaledown_window_s: Idle seconds billed after a lone clip, shown apart.
         cold_start_s: Billed seconds before the first clip, shown apart.
 
@@ -129,6 +135,8 @@ def project(
     decode_s = pixels * _seconds(card, *_DECODE_S[decoder])
     shown = resolution if spec is None else spec.resolution
     upscale_s = 0.0 if shown.native is shown else pixels * _seconds(card, *_UPSCALE_S)
+    encode_s = _ENCODE_S * frames / _FRAMES * math.prod(shown.size) / _PIXELS
+    total_s = _TEXT_S + denoise_s + max(decode_s + upscale_s, encode_s)
     usd_per_s = machine.usd_per_s()
     return Projection(
         card=card.name,
@@ -138,7 +146,9 @@ def project(
         denoise_s=denoise_s,
         decode_s=decode_s,
         upscale_s=upscale_s,
-        usd=(_TEXT_S + denoise_s + decode_s + upscale_s) * usd_per_s,
+        encode_s=encode_s,
+        total_s=total_s,
+        usd=total_s * usd_per_s,
         idle_tail_usd=scaledown_window_s * usd_per_s,
         cold_start_usd=cold_start_s * usd_per_s,
     )

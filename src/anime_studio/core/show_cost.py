@@ -42,6 +42,11 @@ class Deployment:
         """A second of both containers."""
         return self.gpu_usd_per_s + self.text_usd_per_s
 
+    @property
+    def burst_usd(self) -> float:
+        """A clip of a GPU that always has a next one."""
+        return self.clip_s * self.usd_per_s
+
     def lone_clip_usd(self, start_s: float | None = None) -> float:
         """Return the dollars of one clip from sleep to sleep; *start_s* in place of the usual start."""
         awake_s = (self.start_s if start_s is None else start_s) + self.clip_s + self.scaledown_window_s

@@ -61,6 +61,40 @@ def test_cost_as_json_has_a_row_for_each_recipe_decoder_and_card(run):
     assert tiny["clips_per_hour"] == pytest.approx(3600 / tiny["total_s"])
 
 
+def test_cost_says_what_1080p_takes_and_costs_more_and_that_this_is_projected(run):
+    shown = run("cost").stdout
+    heading = "1080p, more than 480p, for any recipe by decoder"
+    table = shown[shown.index(heading) :]
+    row = re.search(
+        r"^L4 +(\d\.\d\d) s +(\d\.\d) s +\+(\d\.\d) s \$(0\.\d{4}) +\+.* s .* +\+.* s .*$",
+        table,
+        re.MULTILINE,
+    )
+    assert row
+    assert "Projected as well" in table
+
+    document = json.loads(run("cost", "--json").stdout)
+    small, large = document["projections"], document["projections_1080p"]
+    assert len(small) == len(large)
+    for less, more in zip(small, large, strict=True):
+        assert [less[key] for key in ("recipe", "decoder", "card")] == [
+            more[key] for key in ("recipe", "decoder", "card")
+        ]
+        assert less["upscale_s"] == 0 < more["upscale_s"]
+        extra_usd = more["usd"] - less["usd"]
+        if (more["decoder"], more["card"]) == ("full", "L4"):  # of any recipe
+            assert (f"{more['upscale_s']:.2f}", f"{more['encode_s']:.1f}") == (row[1], row[2])
+            assert (f"{more['total_s'] - less['total_s']:.1f}", f"{extra_usd:.4f}") == (row[3], row[4])
+
+
+def test_cost_of_a_deployment_with_an_upscaler_has_a_clip_of_1080p(run, monkeypatch):
+    name = "a clip of 1080p while others wait"
+    assert name not in json.loads(run("cost", "--json").stdout)["deployment"]
+    monkeypatch.setenv("ANIME_STUDIO_UPSCALER", "true")
+    sums = json.loads(run("cost", "--json").stdout)["deployment"]
+    assert sums[name] > sums["a clip while others wait"]
+
+
 def test_cost_adds_up_what_this_shells_settings_would_deploy(run, monkeypatch):
     monkeypatch.setenv("ANIME_STUDIO_SCALEDOWN_WINDOW_S", "40")
     usual = json.loads(run("cost", "--json").stdout)["deployment"]

@@ -51,6 +51,60 @@ def test_a_larger_clip_takes_what_was_measured_on_an_h100_and_costs_more_on_an_l
     assert 0.0003 < on_l4.usd - project(recipe, L4, spec=small).usd < 0.0005
 
 
+def test_encoding_grows_with_the_pixels_as_it_did_where_both_sizes_were_measured():
+    """With eight threads on 16 cores: 480p in one file, 1080p in the other."""
+    small = encoded(
+        "encoding_16cores.json",
+        "rows",
+        cores=16,
+        preset="superfast",
+        threads=8,
+        params="mbtree=0",
+        slices=False,
+    )
+    large = encoded("upscaling_h100.json", "encoding", codec="libx264", preset="superfast", threads=8)
+    assert large / small == pytest.approx(1920 * 1080 / (832 * 480), rel=0.05)
+
+    recipe = FASTWAN_3STEP.with_upscaler()
+    projected = [project(recipe, H200, spec=spec_of(recipe, resolution=name)) for name in ("480p", "1080p")]
+    assert projected[0].encode_s == pytest.approx(
+        encoded(
+            "encoding_16cores.json",
+            "rows",
+            cores=2,
+            preset="superfast",
+            threads=8,
+            params="mbtree=0",
+            slices=False,
+        ),
+        rel=0.01,
+    )
+    assert projected[1].encode_s == pytest.approx(1.6, abs=0.01)
+
+
+def encoded(file: str, rows: str, **wanted: object) -> float:
+    """Return the measured seconds of the row whose settings are *wanted*."""
+    for row in json.loads((REPOSITORY / "benchmarks/results" / file).read_text())[rows]:
+        setting = row | row.get("setting", {}) | row.get("options", {})
+        if all(setting.get(name) == value for name, value in wanted.items()):
+            return float(row["encode_s"])
+    raise LookupError(wanted)
+
+
+def test_encoding_beside_a_short_decode_is_what_a_clip_of_1080p_waits_for_and_a_budget_counts_it():
+    recipe, h100 = FASTWAN_3STEP.with_upscaler(), Machine("H100", cpu_cores=2, memory_gib=12)
+    spec = spec_of(recipe, resolution="1080p").model_copy(update={"decoder": Decoder.TINY})
+    quick = project(recipe, h100, decoder=Decoder.TINY, spec=spec)
+    assert quick.encode_s > quick.decode_s + quick.upscale_s
+    assert quick.total_s == pytest.approx(quick.text_s + quick.denoise_s + quick.encode_s)
+    slow = project(recipe, L4, spec=spec_of(recipe, resolution="1080p"))
+    assert slow.total_s == pytest.approx(slow.text_s + slow.denoise_s + slow.decode_s + slow.upscale_s)
+
+    without_encoding = quick.text_s + quick.denoise_s + quick.decode_s + quick.upscale_s
+    with pytest.raises(BudgetExceededError):
+        refuse_over_budget(spec, recipe, h100, 1.1 * without_encoding * h100.usd_per_s())
+
+
 def test_attention_stays_in_16_bits_where_the_recipe_was_not_trained_otherwise():
     untrained = dataclasses.replace(FASTWAN_3STEP, trained_with_8bit_attention=False)
 
