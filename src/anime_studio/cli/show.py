@@ -212,19 +212,20 @@ def _against_budget(spent_usd: float, budget_usd: float | None) -> Text:
 
 def _stages(status: ShowStatus) -> Iterator[RenderableType]:
     """Yield a table for each size that clips had, and a line after it."""
+    all_stages = [stage for stages in status.stages_by_size.values() for stage in stages.values()]
+    longest_s = max((stage.p95_s for stage in all_stages), default=0.0) or 1.0
     for size, stages in status.stages_by_size.items():
         if len(status.stages_by_size) > 1:
             yield Text(size, style="bold")
-        yield _stage_table(stages)
+        yield _stage_table(stages, longest_s)
         yield Text()
 
 
-def _stage_table(stages: Mapping[str, Percentiles]) -> Table:
+def _stage_table(stages: Mapping[str, Percentiles], longest_s: float) -> Table:
     table = Table("stage", box=None, padding=(0, 2), header_style="dim")
     for column in ("p50 s", "p95 s", "jobs"):
         table.add_column(column, justify="right")
     table.add_column("")
-    longest_s = max((stage.p95_s for stage in stages.values()), default=0.0) or 1.0
     for name, stage in stages.items():
         table.add_row(
             STAGE_WORDS.get(name, name),

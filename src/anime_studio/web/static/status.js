@@ -70,12 +70,12 @@ function tile(name, value, note, alarm = false) {
 function stageGroups(stagesBySize) {
   const sizes = Object.entries(stagesBySize);
   if (sizes.length === 0) return [el("tbody", {}, el("tr", {}, el("td", { colspan: "5" }, "No clip in this window yet.")))];
+  const longest = Math.max(...sizes.flatMap(([, stages]) => Object.values(stages)).map(({ p95_s: p95 }) => p95), 0.001);
   const named = (size) => (sizes.length > 1 ? [el("tr", {}, el("th", { colspan: "5", scope: "rowgroup" }, size))] : []);
-  return sizes.map(([size, stages]) => el("tbody", {}, ...named(size), ...stageRows(stages)));
+  return sizes.map(([size, stages]) => el("tbody", {}, ...named(size), ...stageRows(stages, longest)));
 }
 
-function stageRows(stages) {
-  const longest = Math.max(...Object.values(stages).map(({ p95_s: p95 }) => p95), 0.001);
+function stageRows(stages, longest) {
   return Object.entries(stages).map(([stage, { p50_s: p50, p95_s: p95, count }]) => {
     const bar = el("span", { class: "bar", "aria-hidden": "true" }, el("span", { class: "p95" }), el("span", {}));
     bar.children[0].style.setProperty("--share", `${(100 * p95) / longest}%`);
