@@ -125,7 +125,7 @@ def _show(projections: list[Projection]) -> None:
         of_recipe = [each.usd for each in projections if each.recipe == recipe]
         console.print(f"\n{recipe}, {decoder} decoder", style="bold", highlight=False)
         console.print(_table(list(rows), cheapest_usd=min(of_recipe)))
-    console.print(f"\n* cheapest per clip. {_basis()}", highlight=False)
+    console.print(f"\n* cheapest per clip, at 480p. {_basis()}", highlight=False)
 
 
 def _show_1080p(small: list[Projection], large: list[Projection]) -> None:
@@ -181,6 +181,6 @@ def _table(projections: list[Projection], *, cheapest_usd: float) -> Table:
 
 def _basis() -> str:
     return (
-        f"Projected, not measured, at 480p: what our engine sustained on one H200, carried to other cards by their data "
-        f"sheets; rates of {MODAL_RATES.as_of:%Y-%m-%d}."
+        f"Projected, not measured: what our engine sustained on one H200, carried to other cards by their data sheets; "
+        f"rates of {MODAL_RATES.as_of:%Y-%m-%d}."
     )

@@ -16,4 +16,4 @@ export function estimateWords(readiness) {
   return projected ? `${words} (projected, not measured)` : words;
 }
 
-const brief = (value) => (value < 9.5 ? `${Math.max(1, Math.round(value))} s` : seconds(value));
+const brief = (value) => (value < 9.5 ? `${Math.max(1, Math.round(value))} s` : seconds(Math.round(value)));

@@ -60,7 +60,9 @@ export class Viewer {
 
   showFrame(job, isNew) {
     const frame = byId("frame");
-    frame.dataset.shape = job.request.height > job.request.width ? "portrait" : "landscape";
+    const { width, height } = job.request;
+    frame.dataset.shape = height > width ? "portrait" : "landscape";
+    frame.style.setProperty("--shape", `${width} / ${height}`); // 480p and 1080p are not of one shape
     frame.dataset.view = job.clip ? "clip" : isFinal(job) ? "ended" : "rendering";
     this.video.hidden = job.clip === null;
     if (job.clip === null) return this.unload();
