@@ -43,9 +43,12 @@ from anime_studio.client.errors import shown
 from anime_studio.core.errors import AnimeStudioError, ConfigurationError
 from anime_studio.core.host_memory import usable_memory_bytes
 from anime_studio.core.recipes import get_recipe
-from anime_studio.engine.acceleration import packing_for, packing_for_settings
+from anime_studio.engine.acceleration import options_for_capability, packing_for, packing_for_settings
+from anime_studio.engine.card_memory import CardMemory, needed_bytes, too_little
+from anime_studio.engine.fallback import Fallback
 from anime_studio.settings import Settings
 
+MIB: Final = 1024**2
 GIB: Final = 1024**3
 LOW_DISK_BYTES: Final = 2 * GIB
 """As much as clips may use by default (`Settings.clips_max_bytes`)."""
@@ -188,6 +191,8 @@ def _weights(settings: Settings) -> Iterator[Finding]:
     packing = packing_for_settings(settings.device, has_gpu=_has_gpu())
     yield _prepared(settings, checkpoint, packing)
     yield _memory(settings, checkpoint, packing)
+    if packing == packing_for("cuda"):
+        yield from _gpu_memory(settings, checkpoint)
 
 
 def _prepared(settings: Settings, checkpoint: Checkpoint, packing: Packing) -> Finding:
@@ -242,6 +247,45 @@ def _memory(settings: Settings, checkpoint: Checkpoint, packing: Packing) -> Fin
         f"{detail}, which leaves too little",
         remedy if on_gpu else "draw with recipe demo",
     )
+
+
+def _gpu_memory(settings: Settings, checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Find whether the first GPU's memory holds the smallest combination of fast paths, by the rule of a start."""
+    card = _first_card()
+    if card is None:
+        return
+    memory, capability = card
+    recipe, fallback = get_recipe(settings.recipe), Fallback(options_for_capability(capability))
+    fallback.take_less_memory()
+    least_bytes = needed_bytes(recipe, checkpoint.decoder, fallback.options)
+    if least_bytes is None:  # nothing was measured
+        return
+    text_bytes = text_encoder_bytes(checkpoint.folder, packing_for("cuda")) if settings.text == "gpu" else 0
+    least_bytes += text_bytes
+    if least_bytes <= memory.free_bytes:
+        free = f"{memory.free_bytes / GIB:.1f} of {memory.total_bytes / GIB:.1f} GiB of the GPU's memory are free"
+        yield Finding(
+            "gpu-free", "ok", f"{free}; recipe {recipe.name} needs {least_bytes / GIB:.1f} at least"
+        )
+        return
+    state: State = (
+        "missing" if least_bytes > memory.total_bytes else "note"
+    )  # a studio that runs takes its share
+    yield Finding("gpu-free", state, too_little(recipe, memory, least_bytes, text_bytes))
+
+
+def _first_card() -> tuple[CardMemory, tuple[int, int]] | None:
+    """Return memory and compute capability of the GPU that the driver lists first; None where it does not tell."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    query = [tool, "--query-gpu=memory.free,memory.total,compute_cap", "--format=csv,noheader,nounits"]
+    listed = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False).stdout
+    found = re.match(r"(\d+), (\d+), (\d+)\.(\d+)\s", listed)  # MiB; what a card cannot tell is [N/A]
+    if found is None:
+        return None
+    free_mib, total_mib, major, minor = map(int, found.groups())
+    return CardMemory(free_mib * MIB, total_mib * MIB), (major, minor)
 
 
 def _disk(folder: Path) -> Finding:
