@@ -54,6 +54,8 @@ LOW_DISK_BYTES: Final = 2 * GIB
 """As much as clips may use by default (`Settings.clips_max_bytes`)."""
 BESIDE_TEXT_BYTES: Final = 3 * GIB
 """For Python, torch, a load that is in progress, and the system (a GPU's process without its weights: 1.0 GB, measured)."""
+CONTEXT_MIB: Final = 527
+"""A start's own context: of an idle H100 the driver's tool told 81,079 MiB to be free, and torch 80,552 (2026-11-27)."""
 OLDEST_PYTHON, NEXT_PYTHON = (3, 11), (3, 14)
 
 State = Literal["ok", "note", "missing"]
@@ -275,7 +277,10 @@ def _gpu_memory(settings: Settings, checkpoint: Checkpoint) -> Iterator[Finding]
 
 
 def _first_card() -> tuple[CardMemory, tuple[int, int]] | None:
-    """Return memory and compute capability of the GPU that the driver lists first; None where it does not tell."""
+    """Return the GPU that the driver lists first, as a start would find it: memory and compute capability.
+
+    None where the driver does not tell.
+    """
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None
@@ -285,7 +290,7 @@ def _first_card() -> tuple[CardMemory, tuple[int, int]] | None:
     if found is None:
         return None
     free_mib, total_mib, major, minor = map(int, found.groups())
-    return CardMemory(free_mib * MIB, total_mib * MIB), (major, minor)
+    return CardMemory(max(0, free_mib - CONTEXT_MIB) * MIB, total_mib * MIB), (major, minor)
 
 
 def _disk(folder: Path) -> Finding:

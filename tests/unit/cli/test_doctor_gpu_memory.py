@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from anime_studio.cli import app
+from anime_studio.cli.doctor import CONTEXT_MIB
 from support.engine import checkpoint_in
 
 Findings = dict[str, dict[str, str]]
@@ -39,13 +40,13 @@ def look(machine: Path, told: str, recipe: str = "fastwan-3step") -> Findings:
 
 
 def test_it_says_what_is_needed_and_what_is_free(machine):
-    found = look(machine, "20480, 24576, 8.9")["gpu-free"]
+    found = look(machine, f"{20480 + CONTEXT_MIB}, 24576, 8.9")["gpu-free"]
     assert (found["state"], found["remedy"]) == ("ok", None)
     assert "20.0 of 24.0 GiB of the GPU's memory are free; recipe fastwan-3step needs 5.1" in found["detail"]
 
 
 def test_what_else_uses_the_card_is_a_note_because_it_may_be_the_studio_itself(machine):
-    found = look(machine, "3072, 24576, 8.9")["gpu-free"]
+    found = look(machine, f"{3072 + CONTEXT_MIB}, 24576, 8.9")["gpu-free"]
     assert found["state"] == "note"
     assert "needs 5.1 GiB" in found["detail"] and "3.0 of 24.0 GiB are free" in found["detail"]
     assert "close what else uses it, or set ANIME_STUDIO_DECODER=light" in found["detail"]
