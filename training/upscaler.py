@@ -12,10 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from anime_studio.checkpoints.pipeline_files import UPSCALER_WEIGHTS
-from anime_studio.engine.upscaling import Upscaler, UpscalerConfig
+from anime_studio.engine.upscaling import COLOURS, Upscaler, UpscalerConfig
 from training.config import Scale
 from training.machine import Machine
 from training.report import Curve, save_json
@@ -30,6 +31,11 @@ BATCH = 8
 AVERAGE_OVER = 500
 """Steps over which the weights that ship are averaged, about."""
 EDGE_WEIGHT, FLICKER_WEIGHT, FOCUS_WEIGHT = 1.0, 0.5, 2.0
+FIRST_RESIDUAL = 0.1
+"""Share of the last convolution's random weights that training begins with."""
+SMALL_SLOPE = 0.02
+"""Errors of slope below this count by their square, so that a small step costs least when all pixels of a cell share it.
+By their size alone, one step at the edge of the cell costs the same, and a grid of squares stays in soft places."""
 DRAWING_S = 90
 """Seconds for drawing; clips that are not drawn by then are left out."""
 
@@ -55,7 +61,7 @@ def train_upscaler(
     """
     torch.manual_seed(SEED)
     folder = state / "upscaler"
-    upscaler = Upscaler(CONFIG)
+    upscaler = smooth_upscaler(CONFIG)
     if resume:
         upscaler.load_state_dict(load_file(folder / UPSCALER_WEIGHTS))
     upscaler.to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -82,6 +88,45 @@ def train_upscaler(
             weight.copy_(average)
     save_upscaler(upscaler, folder)
     curve.save(state / "curves" / "upscaler.png")
+
+
+@torch.no_grad()
+def smooth_upscaler(config: UpscalerConfig) -> Upscaler:
+    """Return a network to train that begins as bilinear interpolation, nearly, and not as a picture of squares.
+
+    Three of its features carry the picture unchanged to the last convolution, whose 3x3 pixels of them are all that
+    bilinear interpolation needs. With fewer than three features it begins as torch makes it.
+    """
+    upscaler = Upscaler(config)
+    if config.features < COLOURS:
+        return upscaler
+    *inner, last = (layer for layer in upscaler.body if isinstance(layer, torch.nn.Conv2d))
+    for layer in inner:
+        layer.weight[:COLOURS] = 0
+        layer.weight[range(COLOURS), range(COLOURS), 1, 1] = 1
+        layer.bias[:COLOURS] = 0  # type: ignore[index]
+    for activation in upscaler.body:
+        if isinstance(activation, torch.nn.PReLU):
+            activation.weight[:COLOURS] = 1
+    last.weight.mul_(FIRST_RESIDUAL)
+    last.bias.zero_()  # type: ignore[union-attr]
+    last.weight[:, :COLOURS] = 0
+    taps = _bilinear_taps(config.scale)
+    for colour, outputs in enumerate(torch.split(last.weight, config.scale**2)):
+        outputs[:, colour] = taps
+    return upscaler
+
+
+def _bilinear_taps(times: int) -> torch.Tensor:
+    """Return how the 3x3 small pixels around a cell differ it from squares: (times * times, 3, 3)."""
+    small = torch.zeros(9, 1, 5, 5)
+    for index in range(9):
+        small[index, 0, 1 + index // 3, 1 + index % 3] = 1
+    smooth, squares = (
+        F.interpolate(small, scale_factor=times, mode=mode) for mode in ("bilinear", "nearest")
+    )
+    middle = slice(2 * times, 3 * times)
+    return (smooth - squares)[:, 0, middle, middle].reshape(3, 3, times**2).permute(2, 0, 1)
 
 
 def save_upscaler(upscaler: Upscaler, folder: Path) -> None:
@@ -148,4 +193,5 @@ def _loss(upscaler: Upscaler, patches: Pairs) -> torch.Tensor:
 
 def _slope(error: torch.Tensor, weight: torch.Tensor, axis: int) -> torch.Tensor:
     """Return how much the error changes along *axis*, as `_loss` weighs it."""
-    return (weight.narrow(axis, 1, error.shape[axis] - 1) * error.diff(dim=axis).abs()).mean()
+    size = (error.diff(dim=axis).square() + SMALL_SLOPE**2).sqrt() - SMALL_SLOPE
+    return (weight.narrow(axis, 1, error.shape[axis] - 1) * size).mean()

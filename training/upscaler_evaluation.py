@@ -33,6 +33,8 @@ LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue: Rec. ITU-R BT.601."""
 STEEP_SHARE = 0.05
 """Share of pixels whose mean slope is `slope_ratio`'s measure: those of the lines and outlines."""
+SOFT_SLOPE = 0.03
+"""Change of luma from pixel to pixel below which a place is soft: lines and outlines are far above."""
 _SSIM_CONSTANTS = (0.01**2, 0.03**2)
 """For pictures in [0, 1]. Source: Wang et al., 2004, "Image quality assessment", with a Gaussian window of 11 and 1.5."""
 _ON_CPU_THREADS = 2
@@ -100,6 +102,31 @@ def steepness(frames: torch.Tensor) -> float:
     return float(slopes.topk(max(1, int(STEEP_SHARE * slopes.shape[1])), dim=1).values.mean())
 
 
+def squares(frames: torch.Tensor, times: int) -> float:
+    """Return how much squares of *times* by *times* pixels show in the soft places of frames (n, 3, height, width).
+
+    The bend of the luma, its second difference, at the edges of these cells beside that inside them: about 1 for drawn
+    frames, more where each pixel of the small frame shows as a square.
+    """
+    picture = luma(frames)
+    both = torch.tensor([_bends(picture.transpose(-1, axis), times) for axis in (-1, -2)])
+    at_edges, inside = both.sum(0).tolist()
+    return float(at_edges / max(inside, 1e-9))
+
+
+def _bends(picture: torch.Tensor, times: int) -> tuple[float, float]:
+    """Return the mean bend along the last axis in soft places: at the edges of cells, and inside them."""
+    slope, bend = picture.diff().abs(), picture.diff(n=2).abs()
+    soft = slope[..., :-1].maximum(slope[..., 1:]) < SOFT_SLOPE
+    place = torch.arange(1, bend.shape[-1] + 1, device=picture.device) % times  # of each pixel in its cell
+    at_edge = (place == 0) | (place == times - 1)
+    edge, inside = (
+        float((bend * (soft & chosen)).sum() / (soft & chosen).sum().clamp(min=1))
+        for chosen in (at_edge, ~at_edge)
+    )
+    return edge, inside
+
+
 def _slopes(frames: torch.Tensor) -> torch.Tensor:
     sobel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]], device=frames.device) / 8
     both = F.conv2d(luma(frames), torch.stack([sobel, sobel.T])[:, None])
@@ -138,6 +165,7 @@ def _against_truth(machine: Machine, scale: Scale, state: Path, upscaler: Upscal
                 "edge_ratio_of_truth": sharpness(truth) / sharpness(by_bicubic),
                 "slope_ratio_of_truth": steepness(truth) / steepness(by_bicubic),
                 "flicker_ratio_of_truth": flicker(truth) / flicker(by_bicubic),
+                "squares_of_truth": squares(truth, upscaler.config.scale),
             }
         )
     return _means(rows)
@@ -162,6 +190,7 @@ def _against_bicubic(
                 "edge_ratio": sharpness(by_network) / sharpness(by_bicubic),
                 "slope_ratio": steepness(by_network) / steepness(by_bicubic),
                 "flicker_ratio": flicker(by_network) / flicker(by_bicubic),
+                "squares": squares(by_network, upscaler.config.scale),
             }
         )
         if len(shown) < SHOWN:

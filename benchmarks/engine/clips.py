@@ -114,16 +114,20 @@ class Bench:
         if self.cuda:
             torch.cuda.synchronize()
 
-    def begin_peak(self) -> None:
-        """Free what is cached, and begin a new peak."""
+    def begin_peak(self, *, empty: bool = True) -> None:
+        """Begin a new peak; *empty*, free what is cached before."""
         gc.collect()
         if self.cuda:
-            torch.cuda.empty_cache()
+            if empty:
+                torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
 
-    def peak_gib(self) -> float:
-        """Return GiB taken from the device at the peak: weights, text and clip."""
-        return torch.cuda.max_memory_reserved() / GIB if self.cuda else 0.0
+    def peak_gib(self, *, of_tensors: bool = False) -> float:
+        """Return GiB at the peak for weights, text and clip: taken from the device, or what tensors took of them."""
+        if not self.cuda:
+            return 0.0
+        peak = torch.cuda.max_memory_allocated() if of_tensors else torch.cuda.max_memory_reserved()
+        return peak / GIB
 
     def attempt(self, what: str, act: Callable[[], None]) -> None:
         """Run a part; what goes wrong is a result, and the next part still runs."""
@@ -227,7 +231,7 @@ def _error_and_seconds(
         return denoiser(latents[0], timestep, denoiser.condition(embeddings)).float().cpu()
 
     exact = predict(denoiser_for(model, PLAIN, recipe.sparse))
-    denoiser = denoiser_for(_served(copy.deepcopy(model), bench), options, recipe.sparse)
+    denoiser = denoiser_for(served(copy.deepcopy(model), bench), options, recipe.sparse)
     error = relative_l2(predict(denoiser), exact)
     if peaked:
         return {"error": error}
@@ -238,7 +242,7 @@ def _error_and_seconds(
 
 def measure_clips(bench: Bench, recipe: Recipe, options: Acceleration) -> None:
     """Add the rows of *recipe*: each decoder, to frames in host memory and to an MP4."""
-    model = _served(transformer_of(bench.shape, recipe, bench.device), bench)
+    model = served(transformer_of(bench.shape, recipe, bench.device), bench)
     denoiser = denoiser_for(model, options, recipe.sparse)
     embeddings = text_of(model, bench)
     spec = plan(GenerateRequest(prompt="a cat", duration=5), recipe, model_revision="random", seed=0)
@@ -276,7 +280,7 @@ def measure_clips(bench: Bench, recipe: Recipe, options: Acceleration) -> None:
 
 def measure_baseline(bench: Bench) -> None:
     """Fill `baseline`: plain `WanPipeline` from embeddings to frames in host memory, in bfloat16, its defaults."""
-    model = _served(transformer_of(bench.shape, FASTWAN_3STEP, bench.device), bench)
+    model = served(transformer_of(bench.shape, FASTWAN_3STEP, bench.device), bench)
     pipeline = WanPipeline(
         tokenizer=None,
         text_encoder=None,
@@ -343,7 +347,8 @@ def measure_parts(bench: Bench) -> None:
     print(json.dumps(found, indent=2), flush=True)
 
 
-def _served(model: Any, bench: Bench) -> Any:
+def served(model: Any, bench: Bench) -> Any:
+    """Return *model* in the dtypes that the device serves it in."""
     return cast_transformer(model) if bench.cuda else model
 
 
@@ -363,7 +368,7 @@ def main() -> None:
     bench = Bench(device, FULL if cuda else TINY, asked.runs, asked.deadline_s)
     bench.result["commit"] = asked.commit or bench.result["commit"]
     torch.backends.cudnn.allow_tf32 = False  # float32 is the reference
-    dense, sparse = (_options(recipe, bench) for recipe in (FASTWAN_3STEP, FASTWAN_VSA_3STEP))
+    dense, sparse = (options_of(recipe, bench) for recipe in (FASTWAN_3STEP, FASTWAN_VSA_3STEP))
     bench.result["options"] = {"dense": list(dense.names), "sparse": list(sparse.names)}
 
     if cuda:
@@ -380,7 +385,8 @@ def main() -> None:
         file.write_text(json.dumps(bench.result, indent=2) + "\n", encoding="utf-8")
 
 
-def _options(recipe: Recipe, bench: Bench) -> Acceleration:
+def options_of(recipe: Recipe, bench: Bench) -> Acceleration:
+    """Return the paths that a server would try first on the bench's device."""
     if bench.cuda:
         return options_for(recipe, bench.device)
     return Acceleration(fused_denoiser=True, attention=Attention.SDPA)

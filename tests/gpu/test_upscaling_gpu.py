@@ -1,4 +1,7 @@
-"""On a real GPU at full size: the compiled upscaler in float16 against the same weights in float32, and its memory."""
+"""On a real GPU at full size: the compiled upscaler in float16 against the same weights in float32, and its memory.
+
+And what 1080p shows of a large frame, against a CPU.
+"""
 
 import copy
 
@@ -6,9 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from anime_studio.core.clip import plan
 from anime_studio.core.recipes import WAN_50STEP
+from anime_studio.engine.fitting import fitted
 from anime_studio.engine.startup import options_for
 from anime_studio.engine.upscaling import BATCH, Upscaler, UpscalerConfig, UpscalingStage, enlarged
+from common.schemas import GenerateRequest, Resolution
 
 CUDA = torch.device("cuda", 0)
 WIDTH, HEIGHT, SCALE = 832, 480, 4
@@ -72,3 +78,17 @@ def test_a_clip_takes_less_memory_than_the_weights_of_a_denoiser(exact: Upscaler
         pass
 
     assert torch.cuda.max_memory_allocated() - before_bytes < 2.6e9  # Wan 2.1 1.3B's are 2.8 GB in bfloat16
+
+
+@pytest.mark.parametrize("resolution", [Resolution.P1080, Resolution.P1080_PORTRAIT])
+@torch.inference_mode()
+def test_a_large_frame_is_cropped_and_reduced_as_on_a_cpu(resolution: Resolution) -> None:
+    request = GenerateRequest(prompt="a cat", resolution=resolution)
+    spec = plan(request, WAN_50STEP.with_upscaler(), model_revision="random", seed=0)
+    large = torch.rand(2, 3, SCALE * spec.native_height, SCALE * spec.native_width).half() * 2 - 1
+
+    (here,) = fitted([large.to(CUDA)], spec)
+    (there,) = fitted([large], spec)
+
+    assert here.shape == (2, 3, spec.height, spec.width)
+    assert float((here.cpu() - there).abs().max()) < 1e-4  # a hundredth of a level of 8 bits
