@@ -301,8 +301,8 @@ def test_setup_runs_on_modal_and_says_what_is_complete(plane: ControlPlane):
         "run", "-m", "anime_studio.modal_app::setup", "--recipe", "demo", cwd=REPOSITORY, env=SHELL
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "demo: revision tiny-wan-4 is complete" in done.stdout
-    assert "demo: prepared for fast loading in tiny-wan-4." in done.stdout
+    assert "demo: revision tiny-wan-5 is complete" in done.stdout
+    assert "demo: prepared for fast loading in tiny-wan-5." in done.stdout
 
 
 IMPORTS = {
