@@ -92,14 +92,12 @@ def train_upscaler(
 
 @torch.no_grad()
 def smooth_upscaler(config: UpscalerConfig) -> Upscaler:
-    """Return a network to train that begins as bilinear interpolation, nearly, and not as a picture of squares.
+    """Return a network to train, of three features or more, that begins nearly as bilinear interpolation, without squares.
 
     Three of its features carry the picture unchanged to the last convolution, whose 3x3 pixels of them are all that
-    bilinear interpolation needs. With fewer than three features it begins as torch makes it.
+    bilinear interpolation needs.
     """
     upscaler = Upscaler(config)
-    if config.features < COLOURS:
-        return upscaler
     *inner, last = (layer for layer in upscaler.body if isinstance(layer, torch.nn.Conv2d))
     for layer in inner:
         layer.weight[:COLOURS] = 0

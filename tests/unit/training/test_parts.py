@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 
 from training.autoencoder import build_vae, decode_clip, encode_clip
 from training.config import STUDENT_STEPS, TEACHER_STEPS, TINY
@@ -12,6 +13,8 @@ from training.optimize import Learner, Muon, ramp
 from training.report import Curve, save_sheet
 from training.sampling import grid, guided, sample, served_scheduler
 from training.text import build_text_encoder, embed, tokenize, train_tokenizer
+from training.upscaler import CONFIG, smooth_upscaler
+from training.upscaler_evaluation import squares
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +124,28 @@ def test_curves_and_sheets_are_pngs(tmp_path):
     save_sheet(tmp_path / "sheet.png", [torch.zeros(3, 3, 16, 24, dtype=torch.uint8)], ["a cat"])
     for name in ("curve.png", "sheet.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def soft_frames() -> torch.Tensor:
+    rough = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    return F.interpolate(rough, scale_factor=6, mode="bicubic").clamp(0, 1)
+
+
+@torch.no_grad()
+def test_an_upscaler_begins_nearly_as_bilinear_interpolation():
+    torch.manual_seed(0)
+    small = soft_frames()
+    bilinear = F.interpolate(small, scale_factor=CONFIG.scale, mode="bilinear")
+    inner = (
+        ...,
+        slice(8, -8),
+        slice(8, -8),
+    )  # a convolution sees black beyond the frame, interpolation does not
+    assert float((smooth_upscaler(CONFIG)(small) - bilinear)[inner].abs().max()) < 0.05
+
+
+def test_squares_tell_a_repeated_pixel_from_a_smooth_frame():
+    small = soft_frames()
+    repeated, smooth = (F.interpolate(small, scale_factor=4, mode=mode) for mode in ("nearest", "bicubic"))
+    assert squares(smooth, 4) < 1.5
+    assert squares(repeated, 4) > 100

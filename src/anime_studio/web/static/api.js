@@ -56,8 +56,8 @@ export const operate = (action, key) => call("operator", json(action, asOperator
 export const readChannel = (channel, after) =>
   call(`channels/${encodeURIComponent(channel)}/clips${after === null ? "" : `?after=${after}`}`);
 
-/** Readiness, or the reason why not: `GET /ready` answers 503 until a worker can take jobs. */
-/** How soon a clip of *resolution* would be ready; without one, of the first size that is offered. */
+/** Readiness, or the reason why not: `GET /ready` answers 503 until a worker can take jobs. The estimate in it is for a
+ *  clip of *resolution*; without one, of the first size that is offered. */
 export const readReadiness = (resolution) =>
   call(resolution ? `ready?resolution=${encodeURIComponent(resolution)}` : "ready").catch((problem) => {
     if (problem.status !== 503) throw problem;
