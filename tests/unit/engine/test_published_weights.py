@@ -26,10 +26,7 @@ def published() -> PublishedUpscaler:
 
 @pytest.fixture(scope="module")
 def upscaler(published: PublishedUpscaler) -> Upscaler:
-    converted = convert(published.network, published.weights)
-    made = Upscaler(converted.config).eval().requires_grad_(False)
-    made.load_state_dict(dict(converted.tensors))
-    return made
+    return convert(published.network, published.weights).upscaler()
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from anime_studio.core.errors import CheckpointError
-from anime_studio.engine.upscaling import COLOURS, UpscalerConfig
+from anime_studio.engine.upscaling import COLOURS, Upscaler, UpscalerConfig
 
 _MAGIC: Final = "7767517"
 _FLOAT16: Final = 0x01306B47
@@ -35,6 +35,12 @@ class Converted:
 
     config: UpscalerConfig
     tensors: Mapping[str, torch.Tensor]
+
+    def upscaler(self) -> Upscaler:
+        """Return the network with these tensors, in float32 on the CPU."""
+        upscaler = Upscaler(self.config).eval().requires_grad_(False)
+        upscaler.load_state_dict(dict(self.tensors))
+        return upscaler
 
 
 @dataclass(frozen=True, slots=True)
