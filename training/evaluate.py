@@ -27,7 +27,7 @@ from training.clips import render_clips, to_pictures
 from training.config import GUIDANCE, STUDENT_STEPS, TEACHER_STEPS, Scale
 from training.judge import FRAME_STRIDE, Judges, tally
 from training.machine import Machine
-from training.report import save_json, save_sheet
+from training.report import measured_on, save_json, save_sheet
 from training.sampling import guided, sample
 from training.text import embed, tokenize
 from training.vae import measure_vae
@@ -96,6 +96,7 @@ def evaluate(
     evaluation["vae_psnr_by_weather_db"] = reconstruction.by_weather_db
     evaluation["judge_on_rendered_held_out"] = json.loads((state / "judge" / "accuracy.json").read_text())
     evaluation["others"] = {name: row for name, row in rows.items() if name != "student"}
+    evaluation["measured_on"] = measured_on(machine.device)
     save_json(results / "evaluation.json", evaluation)
     return evaluation
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import platform
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
+
+from benchmarks import commit
 
 _SIZE, _MARGIN = (720, 360), 48
 
@@ -52,6 +57,19 @@ class Curve:
         pen.rectangle((_MARGIN, _MARGIN, _SIZE[0] - _MARGIN, _SIZE[1] - _MARGIN), outline=(180, 180, 180))
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path)
+
+
+def measured_on(device: torch.device) -> dict[str, Any]:
+    """Return what a table of results must name: device, date, version and commit."""
+    on_gpu = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device)
+        if on_gpu
+        else f"{os.cpu_count()} {platform.machine()} cores",
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "torch": torch.__version__,
+        "commit": commit(),
+    }
 
 
 def save_json(path: Path, values: Mapping[str, Any]) -> None:

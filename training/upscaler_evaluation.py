@@ -21,7 +21,7 @@ from anime_studio.engine.upscaling import CPU_BATCH, Upscaler, read_upscaler
 from training.config import STUDENT_STEPS, Scale
 from training.evaluate import SEED, Way, generate
 from training.machine import Machine
-from training.report import save_json, save_sheet
+from training.report import measured_on, save_json, save_sheet
 from training.upscaler_pairs import Source
 from training.world.held_out import write_held_out_prompts
 from training.world.render import render
@@ -53,6 +53,7 @@ def evaluate_upscaler(machine: Machine, scale: Scale, state: Path, results: Path
     path = results / "upscaler.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     table["preferred_of_ten"] = before.get("preferred_of_ten")
+    table["measured_on"] = measured_on(machine.device)
     save_json(path, table)
     machine.log(f"upscaler: {table}")
     return table

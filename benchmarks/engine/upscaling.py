@@ -1,10 +1,8 @@
-"""The upscaler at full shape with random weights: seconds by batch, plain and compiled, memory, error; and 1080p in H.264.
+"""The upscaler at full shape with random weights: seconds by batch, plain and compiled, memory, error.
 
 The network has realesr-animevideov3's shape: 16 convolutions of 64 features, scale 4. Its clip is noise of 81 frames of
 832x480, which come in groups as the full decoder gives them; seconds are the median until the last large frame is in the
-memory of the device. The error is relative L2 of one batch against the plain network in float32. Then a scene of the
-training's world, 81 frames rendered at 1920x1080 with a grain of two levels, is encoded by x264, and by NVENC where it
-opens.
+memory of the device. The error is relative L2 of one batch against the plain network in float32.
 
     python -m benchmarks.engine.upscaling [--runs 5] [--tiny] [--out benchmarks/results]
 
@@ -16,52 +14,39 @@ from __future__ import annotations
 import argparse
 import copy
 import gc
-import io
 import json
 import os
-import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
-import numpy as np
 import torch
-from av.video.reformatter import ColorRange, Colorspace
 from torch import nn
 
 from anime_studio.engine.acceleration import PLAIN, Acceleration
 from anime_studio.engine.upscaling import Upscaler, UpscalerConfig, UpscalingStage
 from benchmarks import card_in
 from benchmarks.engine.bench import machine_and_versions, relative_l2
-from benchmarks.engine.encoding import GRAIN_STD
-from training.world.render import FPS, render
-from training.world.scene import parameters_of, sample_scene
 
 GIB = 1024**3
 BATCHES = (1, 4, 9)
-SCENE = 49
-"""A close-up, a hand waves: some motion (`benchmarks.engine.encoding`)."""
 COMPILED = Acceleration(compile_upscaler=True)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What is measured: the network, the frames that go in, and the size (width, height) of those that are encoded."""
+    """What is measured: the network, and the frames that go in."""
 
     network: UpscalerConfig
     frames: int
     small: tuple[int, int]
-    encoded: tuple[int, int]
 
 
-FULL = Shape(UpscalerConfig(64, 16, 4), 81, (832, 480), (1920, 1080))
-TINY = Shape(UpscalerConfig(8, 2, 4), 19, (24, 16), (192, 112))
+FULL = Shape(UpscalerConfig(64, 16, 4), 81, (832, 480))
+TINY = Shape(UpscalerConfig(8, 2, 4), 19, (24, 16))
 
 
 def random_upscaler(config: UpscalerConfig, device: torch.device) -> Upscaler:
@@ -134,74 +119,6 @@ def _seconds(act: Callable[..., Any], *given: Any) -> float:
     return time.perf_counter() - begun
 
 
-def rendered(count: int, width: int, height: int) -> list[av.VideoFrame]:
-    """Return a scene as x264 is given it: yuv420p, BT.709; rendered on the CPU, a frame on each core."""
-    rng = random.Random(SCENE)
-    scene = torch.from_numpy(parameters_of(sample_scene(rng, held_out=None), rng))[None]
-    render(scene, 1, 8, 8)  # compiles the renderer
-
-    def frame(index: int) -> av.VideoFrame:
-        picture = (
-            render(scene, 1, height, width, torch.tensor([index / FPS]))[0, :3, 0].permute(1, 2, 0).numpy()
-        )
-        grain = np.random.default_rng(index).normal(0, GRAIN_STD, picture.shape)
-        pixels = (picture + grain).round().clip(0, 255).astype(np.uint8)
-        made = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
-            width, height, "yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
-        )
-        made.pts, made.time_base = index, Fraction(1, FPS)
-        return made
-
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        return list(threads.map(frame, range(count)))
-
-
-def encodings() -> Iterator[tuple[str, int, dict[str, str]]]:
-    """Yield ways to encode: codec, threads, options."""
-    for threads in (8, 16):
-        for preset, crf in (("ultrafast", "18"), ("superfast", "21"), ("veryfast", "21")):
-            yield "libx264", threads, {"preset": preset, "crf": crf, "x264-params": "mbtree=0"}
-    for preset in ("p1", "p4"):
-        yield "h264_nvenc", 1, {"preset": preset, "rc": "constqp", "qp": "23"}
-
-
-def encoded(frames: list[av.VideoFrame], codec: str, threads: int, options: dict[str, str]) -> int:
-    """Encode *frames* into an MP4 in memory and return its bytes.
-
-    Raises:
-        av.FFmpegError: The codec does not open here.
-    """
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream(codec, rate=FPS, options=options)
-        stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, "yuv420p"
-        stream.codec_context.gop_size = FPS
-        stream.codec_context.thread_type, stream.codec_context.thread_count = "FRAME", threads
-        for frame in frames:
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return len(file.getvalue())
-
-
-def encoding_rows(shape: Shape, runs: int) -> list[dict[str, Any]]:
-    """Return seconds and bytes of a clip by codec; of a codec that does not open, why."""
-    begun = time.perf_counter()
-    frames = rendered(shape.frames, *shape.encoded)
-    print(f"rendered in {time.perf_counter() - begun:.1f} s", flush=True)
-    rows = []
-    for codec, threads, options in encodings():
-        row: dict[str, Any] = {"codec": codec, "threads": threads, "options": options}
-        try:
-            row["size_bytes"] = encoded(frames, codec, threads, options)
-            times = [_seconds(encoded, frames, codec, threads, options) for _ in range(runs)]
-            row["encode_s"] = statistics.median(times)
-        except (av.FFmpegError, ValueError) as error:  # PyAV: a codec that this build lacks is a ValueError
-            row["refused"] = f"{type(error).__name__}: {error}"
-        rows.append(row)
-        print(json.dumps(row), flush=True)
-    return rows
-
-
 @torch.inference_mode()
 def main() -> None:
     """Run, print and write; see the module's docstring."""
@@ -225,10 +142,8 @@ def main() -> None:
         **machine_and_versions(device),
         "cores": len(os.sched_getaffinity(0)),
         "shape": f"{shape.frames} frames of {shape.small[0]}x{shape.small[1]}, {shape.network}",
-        "encoded_shape": f"{shape.frames} frames of {shape.encoded[0]}x{shape.encoded[1]}",
         "runs": asked.runs,
         "upscaling": bench.rows,
-        "encoding": encoding_rows(shape, min(asked.runs, 3)),
     }
     if shape is FULL:
         asked.out.mkdir(parents=True, exist_ok=True)
