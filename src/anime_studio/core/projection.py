@@ -39,8 +39,8 @@ _DECODE_S: Mapping[Decoder, tuple[float, float]] = MappingProxyType(
         Decoder.TINY: (0.022, 0.014 * _H100_TO_H200),  # of 0.036 s on an H100
     }
 )
-_UPSCALE_S = (0.108, 0.044 * _H100_TO_H200)
-"""Convolutions, and the 148 GB that 18 layers write and read, of the 0.152 s of realesr-animevideov3 on an H100:
+_UPSCALE_S = (0.110, 0.044 * _H100_TO_H200)
+"""Convolutions, and the 148 GB that 18 layers write and read, of the 0.154 s of realesr-animevideov3 on an H100:
 `benchmarks/results/upscaling_h100.json`."""
 _ENCODE_S = 0.308
 """x264 with the setting in use, on two cores of the H100's machine: `benchmarks/results/encoding_16cores.json`."""
