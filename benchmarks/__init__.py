@@ -12,7 +12,8 @@ RESULTS = Path(__file__).parent / "results"
 
 def card_in(result: Mapping[str, Any]) -> str:
     """Return the card of a result's device as file names have it: `h100` of `NVIDIA H100 80GB HBM3`."""
-    return next(word for word in result["device"].lower().split() if any(map(str.isdigit, word)))
+    device: str = result["device"]
+    return next(word for word in device.lower().split() if any(map(str.isdigit, word)))
 
 
 def commit() -> str:

@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from anime_studio.core.clip import plan
 from anime_studio.core.recipes import DEMO
 from anime_studio.engine.startup import start_engine
 from common.schemas import GenerateRequest
+from training.blind_pairs import pair_of
 from training.upscaler_evaluation import bicubic, flicker, sharpness, squares
 
 FRAMES = 40
@@ -44,3 +46,17 @@ def first_frames(groups) -> torch.Tensor:
     """Return the first frames of a clip in [0, 1]: enough to see both."""
     frames = itertools.islice((frame for group in groups for frame in group), FRAMES)
     return torch.stack([(frame.float().clamp(-1, 1) + 1) / 2 for frame in frames])
+
+
+def test_a_pair_for_people_shows_the_same_two_frames_blurred_and_sharp(engine):
+    interpolated, upscaled = pair_of(engine, "a black cat running in the snow at night", 1)
+
+    assert interpolated.size == upscaled.size == (768, 2 * 448)
+    blurred, sharp = (to_tensor(picture) for picture in (interpolated, upscaled))
+    assert sharpness(sharp) > 1.5 * sharpness(blurred)
+    assert float((sharp - blurred).abs().mean()) < 0.03
+
+
+def to_tensor(picture) -> torch.Tensor:
+    """Return (1, 3, height, width) in [0, 1]."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 255
