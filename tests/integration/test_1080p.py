@@ -51,6 +51,9 @@ def test_without_an_upscaler_it_is_refused_and_not_offered(http: httpx.Client) -
     assert answer.status_code == 422
     assert answer.json()["code"] == "unsupported_by_recipe"
     assert "it draws: 480p, 480p-portrait" in answer.json()["detail"]
+    asked = http.get("/ready", params={"resolution": "1080p"})
+    assert (asked.status_code, asked.json()["code"]) == (422, "unsupported_by_recipe")
+    assert asked.json()["detail"] == answer.json()["detail"]
     refused = http.post("/v1/videos", json={"prompt": "a cat", "size": "1920x1080"})
     assert refused.status_code == 400
     assert "it draws: 832x480, 480x832" in refused.json()["error"]["message"]

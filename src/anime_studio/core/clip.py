@@ -16,7 +16,7 @@ from anime_studio.core.decoders import Decoder
 from anime_studio.core.errors import InvalidRequestError, UnsupportedByRecipeError
 from anime_studio.core.prompts import canonical, compose
 from anime_studio.core.recipes import Recipe
-from common.schemas import SEED_MAX, ClipSpec, GenerateRequest
+from common.schemas import SEED_MAX, ClipSpec, GenerateRequest, Resolution
 
 FPS = 16
 FRAMES_PER_LATENT = 4
@@ -72,7 +72,7 @@ def plan(
     prompt = canonical(request.prompt)
     if not prompt:
         raise InvalidRequestError("prompt: it holds no visible character")
-    native_width, native_height = _native_size(request, recipe)
+    native_width, native_height = native_size(request.resolution, recipe)
     width, height = request.resolution.size
     guidance_scale = _guidance(request, recipe)
     return ClipSpec(
@@ -96,13 +96,18 @@ def plan(
     )
 
 
-def _native_size(request: GenerateRequest, recipe: Recipe) -> tuple[int, int]:
-    size = recipe.native_sizes.get(request.resolution)
+def native_size(resolution: Resolution, recipe: Recipe) -> tuple[int, int]:
+    """Return the (width, height) in pixels that the model draws for a clip of *resolution*.
+
+    Raises:
+        UnsupportedByRecipeError: *recipe* offers no such clip; the message names what it offers.
+    """
+    size = recipe.native_sizes.get(resolution)
     if size is None:
         offered = ", ".join(recipe.native_sizes)
-        why = "" if request.resolution.native is request.resolution else " without an upscaler"
+        why = "" if resolution.native is resolution else " without an upscaler"
         raise UnsupportedByRecipeError(
-            f"resolution {request.resolution} is not drawn by recipe {recipe.name}{why}; it draws: {offered}"
+            f"resolution {resolution} is not drawn by recipe {recipe.name}{why}; it draws: {offered}"
         )
     return size
 

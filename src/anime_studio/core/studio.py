@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from anime_studio.core.clip import new_seed, plan
+from anime_studio.core.clip import native_size, new_seed, plan
 from anime_studio.core.clock import SystemClock
 from anime_studio.core.errors import (
     AnimeStudioError,
@@ -192,8 +192,12 @@ class Studio:
 
         Args:
             resolution: Of the clip; None for the first that the recipe offers.
+
+        Raises:
+            UnsupportedByRecipeError: The recipe offers no clip of *resolution*.
         """
         resolution = resolution or next(iter(self.recipe.native_sizes))
+        native_size(resolution, self.recipe)
         readiness, backlog = await self._launcher.readiness(), await self.jobs.backlog()
         if readiness.problem is None:
             try:
