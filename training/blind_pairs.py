@@ -1,10 +1,10 @@
-"""Ten pairs of pictures for people to choose from, without names: `python -m training.blind_pairs FOLDER`.
+"""Ten pairs of pictures for viewers to choose from, without names: `python -m training.blind_pairs FOLDER`.
 
 Each pair is one clip of a held-out prompt by the checkpoint in the package, made larger by its upscaler and by bicubic
-interpolation: two whole frames, one below the other. Which of `01_A.png` and `01_B.png` is the upscaler's is chance, and
-stands in `key.json`, which nobody should read before choosing. `pairs.webp` shows the upper frames in the open:
-bicubic interpolation left, upscaler right. How many of ten were the upscaler's is `preferred_of_ten` in
-`results/upscaler.json`.
+interpolation: two whole frames, one below the other. Which of `01_A.png` and `01_B.png` is the upscaler's is chance.
+The folder `answers` is for nobody who chooses: `key.json` names the upscaler's letters, and `pairs.webp` shows the upper
+frames, bicubic interpolation left, upscaler right (`results/upscaler_pairs.webp` is such a sheet). How many of ten were
+the upscaler's is `preferred_of_ten` in `results/upscaler.json`.
 """
 
 from __future__ import annotations
@@ -42,6 +42,12 @@ def pair_of(engine: Engine, prompt: str, seed: int) -> tuple[Image.Image, Image.
     return _picture(bicubic(small, upscaler.config.scale)), _picture(upscaler(small).clamp(0, 1))
 
 
+def blinded(pair: tuple[Image.Image, Image.Image], upscaled_is_b: bool) -> dict[str, Image.Image]:
+    """Return the two pictures of `pair_of` by their letters."""
+    first, second = pair if upscaled_is_b else pair[::-1]
+    return {"A": first, "B": second}
+
+
 def _picture(frames: torch.Tensor) -> Image.Image:
     below_each_other = torch.cat(list(frames), dim=1).permute(1, 2, 0)
     return Image.fromarray((below_each_other * 255).round().byte().numpy())
@@ -54,25 +60,26 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path)
     folder: Path = parser.parse_args().folder
-    folder.mkdir(parents=True)
+    answers = folder / "answers"
+    answers.mkdir(parents=True)
     engine = start_engine(DEMO, locate(DEMO, Path()), device="cpu")
     captions = write_held_out_prompts(FULL.held_out_clips, SEED)[:PAIRS]  # those of `results/upscaler.png`
     key: dict[str, str] = {}
     sheet: Image.Image | None = None
     for index, (_, caption) in enumerate(captions):
         pair = pair_of(engine, caption.text, index)
-        name, upscaler_is_b = f"{index + 1:02d}", secrets.randbelow(2)
-        for letter, picture in zip("AB", pair if upscaler_is_b else pair[::-1], strict=True):
+        name, upscaled_is_b = f"{index + 1:02d}", bool(secrets.randbelow(2))
+        for letter, picture in blinded(pair, upscaled_is_b).items():
             picture.save(folder / f"{name}_{letter}.png")
-        key[name] = "AB"[upscaler_is_b]
+        key[name] = "B" if upscaled_is_b else "A"
         width, height = pair[0].width, pair[0].height // len(FRAMES)
         sheet = sheet or Image.new("RGB", (2 * width, PAIRS * height))
         for column, picture in enumerate(pair):
             sheet.paste(picture.crop((0, 0, width, height)), (column * width, index * height))
         print(f"{name}: {caption.text}", flush=True)
-    save_json(folder / "key.json", key)
+    save_json(answers / "key.json", key)
     if sheet:
-        sheet.save(folder / "pairs.webp", quality=80, method=6)
+        sheet.save(answers / "pairs.webp", quality=80, method=6)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def evaluate(
     evaluation["vae_psnr_by_weather_db"] = reconstruction.by_weather_db
     evaluation["judge_on_rendered_held_out"] = json.loads((state / "judge" / "accuracy.json").read_text())
     evaluation["others"] = {name: row for name, row in rows.items() if name != "student"}
-    evaluation["measured_on"] = measured_on(machine.device)
+    evaluation["measured_on"] = measured_on(torch.device("cpu") if shipped else machine.device)
     save_json(results / "evaluation.json", evaluation)
     return evaluation
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 
-from benchmarks import commit
+from training.commit import commit
 
 _SIZE, _MARGIN = (720, 360), 48
 

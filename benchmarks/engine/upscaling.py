@@ -128,6 +128,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--commit", default="", help="where the folder is no repository")
     asked = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     shape = TINY if asked.tiny or device.type == "cpu" else FULL
@@ -145,6 +146,7 @@ def main() -> None:
         "runs": asked.runs,
         "upscaling": bench.rows,
     }
+    result["commit"] = asked.commit or result["commit"]
     if shape is FULL:
         asked.out.mkdir(parents=True, exist_ok=True)
         path = asked.out / f"upscaling_{card_in(result)}.json"

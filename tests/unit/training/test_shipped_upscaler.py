@@ -11,7 +11,7 @@ from anime_studio.core.clip import plan
 from anime_studio.core.recipes import DEMO
 from anime_studio.engine.startup import start_engine
 from common.schemas import GenerateRequest
-from training.blind_pairs import pair_of
+from training.blind_pairs import blinded, pair_of
 from training.upscaler_evaluation import bicubic, flicker, sharpness, squares
 
 FRAMES = 40
@@ -55,6 +55,8 @@ def test_a_pair_for_people_shows_the_same_two_frames_blurred_and_sharp(engine):
     blurred, sharp = (to_tensor(picture) for picture in (interpolated, upscaled))
     assert sharpness(sharp) > 1.5 * sharpness(blurred)
     assert float((sharp - blurred).abs().mean()) < 0.03
+    assert blinded((interpolated, upscaled), True)["B"] is upscaled
+    assert blinded((interpolated, upscaled), False) == {"A": upscaled, "B": interpolated}
 
 
 def to_tensor(picture) -> torch.Tensor:

@@ -31,8 +31,30 @@ def run(tmp_path_factory):
         str(folder / "checkpoint"),
     ]
     torch.set_num_threads(1)
-    main(["judge", "vae", "denoiser", "distil", "upscaler", "evaluate", "export", "--tiny", *paths])
+    main(
+        [
+            "judge",
+            "vae",
+            "denoiser",
+            "distil",
+            "upscaler",
+            "evaluate_upscaler",
+            "evaluate",
+            "export",
+            "--tiny",
+            *paths,
+        ]
+    )
     return folder
+
+
+def test_the_upscaler_is_measured_and_the_table_says_where(run):
+    table = json.loads((run / "results" / "upscaler.json").read_text())
+    assert table["psnr_db"] > 0
+    assert table["seconds_on_2_cores"] > 0
+    assert table["preferred_of_ten"] is None, "no viewer has chosen"
+    assert table["measured_on"].keys() == {"device", "date", "torch", "commit"}
+    assert (run / "results" / "upscaler.png").exists()
 
 
 def test_evaluation_has_the_promised_fields(run):
