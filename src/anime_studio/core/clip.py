@@ -105,7 +105,8 @@ def native_size(resolution: Resolution, recipe: Recipe) -> tuple[int, int]:
     size = recipe.native_sizes.get(resolution)
     if size is None:
         offered = ", ".join(recipe.native_sizes)
-        why = "" if resolution.native is resolution else " without an upscaler"
+        upscaler_would_help = resolution.native in recipe.native_sizes
+        why = " without an upscaler" if upscaler_would_help else ""
         raise UnsupportedByRecipeError(
             f"resolution {resolution} is not drawn by recipe {recipe.name}{why}; it draws: {offered}"
         )

@@ -64,5 +64,12 @@ def test_without_an_upscaler_1080p_is_refused_with_what_is_offered():
         planned(DEMO, "1080p")
 
 
+def test_an_upscaler_is_named_only_where_it_would_help():
+    with pytest.raises(UnsupportedByRecipeError) as refused:
+        planned(DEMO.with_upscaler(), "1080p-portrait")
+
+    assert "recipe demo; it draws: 480p, 1080p" in str(refused.value)
+
+
 def test_a_recipe_with_an_upscaler_has_the_same_checkpoint(tmp_path: Path):
     assert find(DEMO.with_upscaler(), tmp_path) == find(DEMO, tmp_path)
