@@ -11,6 +11,7 @@ from anime_studio.core.recipes import TINY_RANDOM
 from common.schemas import Resolution
 from support.accessibility import assert_accessible
 from support.chromium import NewPage
+from support.ports import free_port
 from support.server_rig import ServerRig
 
 
@@ -89,3 +90,36 @@ def test_the_frame_has_the_shape_of_its_clip(
         width, height = resolution.size
         assert page.evaluate("getComputedStyle(document.querySelector('#frame video')).objectFit") == "cover"
         assert frame["width"] / frame["height"] == pytest.approx(width / height, abs=0.01)
+
+
+class TestAnotherDeployment:
+    """A page stays open while the studio becomes one without an upscaler."""
+
+    @pytest.fixture
+    def page(self, rig: ServerRig, new_page: NewPage) -> Iterator[playwright.Page]:
+        """A page that chose 1080p, and whose studio offers 480p alone."""
+        port = free_port()
+        with rig.serve(port) as http:
+            page = new_page(str(http.base_url))
+            page.goto("/")
+            page.click("summary")
+            page.click("label[for=size-1080p]")
+            playwright.expect(page.locator("#light")).to_have_attribute("data-status", "ready")
+        rig.recipe = TINY_RANDOM
+        with rig.serve(port):
+            yield page
+
+    def test_the_form_and_the_light_follow(self, page: playwright.Page) -> None:
+        page.evaluate("dispatchEvent(new Event('online'))")  # else the readiness is read 15 s later
+        playwright.expect(page.locator(".segment label")).to_have_count(2)
+        assert page.is_checked("#size-480p")
+        playwright.expect(page.locator("#light")).to_have_attribute("data-status", "ready")
+
+    def test_a_refused_request_can_be_sent_again(self, rig: ServerRig, page: playwright.Page) -> None:
+        page.fill("#prompt", "a cat")
+        page.click("#submit")
+        playwright.expect(page.locator("#form-problem")).to_contain_text("without an upscaler")
+        playwright.expect(page.locator(".segment label")).to_have_count(2)
+        page.click("#submit")
+        page.wait_for_selector("#frame[data-view=rendering]")
+        assert rig.render_next().spec.resolution is Resolution.P480

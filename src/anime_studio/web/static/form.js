@@ -3,7 +3,7 @@
 import { byId, el, setText, token } from "./dom.js";
 import { SAMPLES_OF } from "./sample.js";
 
-/** Set the form's choices, bounds and defaults to the recipe's. */
+/** Set the form's choices, bounds and values to the recipe's; again where another recipe was deployed. */
 export function applyRecipe(recipe) {
   byId("sizes").replaceChildren(...recipe.sizes.map(sizeChoice));
   byId("size-field").hidden = recipe.sizes.length === 1;
@@ -15,6 +15,10 @@ export function applyRecipe(recipe) {
   setText(byId("world"), recipe.world ?? "");
   byId("guided").hidden = recipe.guidance_scale === null;
   if (recipe.guidance_scale) range("guidance", recipe.guidance_scale, (value) => (value === 1 ? "none" : String(value)));
+}
+
+/** Keep the overlay's link in step with the channel's name. */
+export function watchChannel() {
   byId("channel").addEventListener("input", linkOverlay);
   byId("new-channel").addEventListener("click", () => {
     byId("channel").value = `show-${token()}`;
@@ -49,7 +53,7 @@ function range(id, { minimum, maximum, default: initial }, format) {
   Object.assign(input, { min: minimum, max: maximum, value: initial });
   if (byId(`${id}-field`)) byId(`${id}-field`).hidden = minimum === maximum; // one choice is none
   const showValue = () => setText(byId(`${id}-value`), format(Number(input.value)));
-  input.addEventListener("input", showValue);
+  input.oninput = showValue; // of this recipe alone
   showValue();
 }
 

@@ -4,7 +4,9 @@ import { cancelJob, deleteClip, readJob, readReadiness, readRecipe, submit } fro
 import { byId, onSecondClick, pause, setText, token } from "./dom.js";
 import { estimateWords } from "./estimate.js";
 import { follow, isFinal } from "./follow.js";
-import { applyRecipe, chosenResolution, firstInvalidField, readForm, requestWithNewSeed, usePrompt } from "./form.js";
+import {
+  applyRecipe, chosenResolution, firstInvalidField, readForm, requestWithNewSeed, usePrompt, watchChannel,
+} from "./form.js";
 import { addToHistory, readHistory, removeFromHistory, readPending, writePending } from "./history.js";
 import { HistoryList } from "./history_list.js";
 import { showProblem } from "./problems.js";
@@ -14,6 +16,7 @@ import { Viewer } from "./viewer.js";
 const READY_CHECK_MS = 15_000;
 const UNREADY_CHECK_MS = 1500;
 const SUBMIT_TRIES = 6;
+const UNSUPPORTED = "unsupported_by_recipe";
 
 const viewer = new Viewer();
 const historyList = new HistoryList({ onOpen: open, onClear: () => byId("prompt").focus(), onUse: usePrompt, onDelete: remove });
@@ -80,6 +83,7 @@ async function send(request, key = token()) {
     byId("frame").scrollIntoView({ block: "nearest" });
   } catch (problem) {
     showProblem(byId("form-problem"), problem);
+    if (problem.code === UNSUPPORTED) renewRecipe().catch(() => null); // the next refusal tries again
   } finally {
     writePending(null);
     setBusy(false);
@@ -138,7 +142,7 @@ async function watchReadiness() {
   const names = { ready: "Ready", asleep: "Asleep, wakes with the next clip", starting: "Starting", unavailable: "Not ready yet" };
   for (;;) {
     try {
-      const readiness = await readReadiness(chosenResolution());
+      const readiness = await readinessOfChoice();
       const { status } = readiness;
       light.dataset.status = status;
       setText(byId("light-words"), `${names[status]} · ${recipe?.name ?? "studio"}`);
@@ -152,6 +156,17 @@ async function watchReadiness() {
   }
 }
 
+/** The readiness for the size that is chosen; the form is renewed where that size is offered no more. */
+async function readinessOfChoice() {
+  try {
+    return await readReadiness(chosenResolution());
+  } catch (problem) {
+    if (problem.code !== UNSUPPORTED) throw problem;
+    await renewRecipe();
+    return readReadiness(chosenResolution());
+  }
+}
+
 /** Resolve when the readiness is worth reading again at once: the browser is online again, a job has ended, or the size
  *  that is asked for is another one. */
 function nextCheck() {
@@ -160,6 +175,14 @@ function nextCheck() {
     addEventListener("job-ended", resolve, { once: true });
     byId("sizes").addEventListener("change", resolve, { once: true });
   });
+}
+
+/** Offer what the studio offers now: another recipe may have been deployed while this page was open. */
+async function renewRecipe() {
+  const current = await readRecipe();
+  if (JSON.stringify(current) === JSON.stringify(recipe)) return;
+  recipe = current;
+  applyRecipe(recipe);
 }
 
 async function loadRecipe() {
@@ -178,6 +201,7 @@ async function main() {
   recipe = await loadRecipe();
   showProblem(byId("form-problem"), null);
   applyRecipe(recipe);
+  watchChannel();
   byId("submit").disabled = false;
   byId("form").addEventListener("submit", onSubmit);
   byId("prompt").addEventListener("keydown", (event) => {
