@@ -10,9 +10,9 @@ _UNSAFE: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u20
 """C0 and C1 controls but tab and line feed (ECMA-48), and those that change the direction (Unicode UAX 9)."""
 
 _PATH: Final = re.compile(
-    r"(?<![\w/.:}-])/(?!(?:channels|jobs|outputs|problems|telemetry|v1|watch)/)(?:[\w.@+~-]+/)+(?P<name>[\w.@+~*-]*)"
+    r"(?<![\w/.:}…-])/(?!(?:channels|jobs|outputs|problems|telemetry|v1|watch)/)(?:[\w.@+~-]+/)+(?P<name>[\w.@+~*-]*)"
 )
-"""An absolute path of a file; not an address, nor a route of ours."""
+"""An absolute path of a file; not an address, nor a route of ours, nor what is left of a path that was cut before."""
 
 _JOINER: Final = "\u200d"
 _SKIN_TONES: Final = frozenset(map(chr, range(0x1F3FB, 0x1F400)))

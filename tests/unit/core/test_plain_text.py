@@ -2,7 +2,7 @@
 
 import pytest
 
-from anime_studio.core.errors import CheckpointError
+from anime_studio.core.errors import CheckpointError, ReportedError
 from anime_studio.core.plain_text import title_of, visible, without_folders
 
 
@@ -40,6 +40,7 @@ def test_people_s_text_stays_as_it_is():
 )
 def test_a_path_is_cut_to_folder_and_name(text, shown):
     assert without_folders(text) == shown
+    assert without_folders(shown) == shown
 
 
 def test_a_problem_names_the_file_and_hides_the_folder():
@@ -47,6 +48,7 @@ def test_a_problem_names_the_file_and_hides_the_folder():
 
     assert error.problem().detail == "…/vae/config.json is missing"
     assert str(error) == error.detail == "/home/ada/models/demo/vae/config.json is missing"
+    assert ReportedError(error.problem()).problem().detail == "…/vae/config.json is missing"
 
 
 @pytest.mark.parametrize(
