@@ -314,11 +314,14 @@ def describe_job(job: JobRecord, *, log_prompts: bool = False) -> Mapping[str, A
         "timings": {
             stage: round(seconds, 4) for stage, seconds in job.timings.model_dump(exclude_none=True).items()
         },
+        "resolution": spec.resolution.value,
         "num_frames": spec.num_frames,
         "num_inference_steps": spec.num_inference_steps,
+        "guidance_scale": spec.guidance_scale,
         "seed": spec.seed,
         "recipe": spec.recipe,
         "model_revision": spec.model_revision,
+        "decoder": spec.decoder,
         "size_bytes": clip.size_bytes if clip else None,
         "cost_usd": job.cost.usd if job.cost else None,
         "app_version": __version__,

@@ -107,6 +107,13 @@ def test_a_job_is_one_line_and_its_prompt_only_on_request(capsys: pytest.Capture
     assert (shown["prompt"], shown["requested_by"]) == ("a secret wish", "secret mio")
 
 
+def test_a_jobs_line_names_all_that_decides_its_seconds() -> None:
+    job = new_job()
+    line = describe_job(job)
+    decide = ("recipe", "resolution", "num_frames", "num_inference_steps", "guidance_scale", "decoder")
+    assert {name: line[name] for name in decide} == job.spec.model_dump(mode="json", include=set(decide))
+
+
 def test_every_log_event_is_written_somewhere_and_none_is_written_by_another_name() -> None:
     sources = [path.read_text() for path in Path(telemetry.__file__).parent.rglob("*.py")]
     used = {name for source in sources for name in re.findall(r"LogEvent\.([A-Z_]+)", source)}
