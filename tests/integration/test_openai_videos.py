@@ -7,6 +7,7 @@ import httpx
 import openai
 import pytest
 
+from anime_studio.core.recipes import DEMO, FASTWAN_3STEP, TINY_RANDOM, Recipe
 from support.server_rig import ServerRig, until
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API is scheduled:DeprecationWarning")
@@ -62,7 +63,7 @@ def test_an_idempotency_key_answers_with_the_same_video(http: httpx.Client) -> N
         ({"size": "720x1280"}, "size", "832x480"),
         ({"model": "sora-2"}, "model", "tiny-random"),
         ({"seconds": "12"}, "seconds", "of OpenAI's values: 4"),
-        ({"seconds": "30"}, "seconds", "to 5.0625 s"),
+        ({"seconds": "30"}, "seconds", "at most 5.0625 s"),
         ({"seconds": "twelve"}, "seconds", "pattern"),
         ({"extra_body": {"seed": "-1"}}, "seed", "greater than or equal"),
         ({"extra_body": {"colour": "red"}}, "colour", "not permitted"),
@@ -165,6 +166,20 @@ def test_an_unknown_video_is_not_found(videos) -> None:
 def test_seconds_may_be_a_number(http: httpx.Client, seconds: object) -> None:
     answer = http.post("/v1/videos", json={"prompt": "a cat", "seconds": seconds})
     assert (answer.status_code, answer.json()["seconds"]) == (200, "2")
+
+
+@pytest.mark.parametrize("recipe", [DEMO, FASTWAN_3STEP, TINY_RANDOM], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("seconds", ["0", "0.25", "4.8125", "4.8126", "5", "5.0625", "5.0626"])
+def test_seconds_are_taken_where_generate_takes_them(tmp_path: Path, recipe: Recipe, seconds: str) -> None:
+    with ServerRig(tmp_path, recipe=recipe).serve() as http:
+        body = {"prompt": "a cat", "duration": float(seconds)}
+        generated = http.post("/generate", json=body, headers={"Prefer": "respond-async"})
+        video = http.post("/v1/videos", json={"prompt": "a cat", "seconds": seconds})
+    assert (generated.status_code, video.status_code) in ((202, 200), (422, 400)), video.text
+    if video.status_code == 200:
+        assert video.json()["seconds"] == f"{float(seconds):g}"
+    else:
+        assert "at most 5.0625 s" in video.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("seconds", [True, [2], "2s"])

@@ -41,6 +41,12 @@ def frames_for(duration_s: float, *, fps: int = FPS) -> int:
     return FRAMES_PER_LATENT * math.ceil((frames_wanted - 1) / FRAMES_PER_LATENT) + 1
 
 
+def duration_bounds(recipe: Recipe) -> tuple[float, float]:
+    """Return the seconds above which, and up to which, *recipe* draws a clip: `frames_for` them is within its bounds."""
+    above = max(0.0, (recipe.min_frames - FRAMES_PER_LATENT) / recipe.fps)
+    return above, recipe.max_frames / recipe.fps
+
+
 def new_seed() -> int:
     """Return a random seed, for a request that names none."""
     return secrets.randbelow(SEED_MAX + 1)
@@ -116,13 +122,10 @@ def native_size(resolution: Resolution, recipe: Recipe) -> tuple[int, int]:
 def _num_frames(request: GenerateRequest, recipe: Recipe) -> int:
     num_frames = frames_for(request.duration, fps=recipe.fps)
     if not recipe.min_frames <= num_frames <= recipe.max_frames:
-        shortest, longest = (
-            max(0.0, (recipe.min_frames - FRAMES_PER_LATENT) / recipe.fps),
-            recipe.max_frames / recipe.fps,
-        )
+        above, longest = duration_bounds(recipe)
         raise UnsupportedByRecipeError(
             f"duration {request.duration:g} s needs {num_frames} frames; recipe {recipe.name} draws "
-            f"{recipe.min_frames} to {recipe.max_frames}: ask for more than {shortest:g} s and at most {longest:g} s"
+            f"{recipe.min_frames} to {recipe.max_frames}: ask for more than {above:g} s and at most {longest:g} s"
         )
     return num_frames
 

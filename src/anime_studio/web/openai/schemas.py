@@ -40,7 +40,7 @@ class VideoRequest(BaseModel):
         str | None,
         BeforeValidator(_text_of_number),
         Field(
-            pattern=r"^[0-9]{1,2}(\.[0-9]{1,3})?$",
+            pattern=r"^[0-9]{1,2}(\.[0-9]{1,4})?$",
             description="Clip length, as a string or a number; the recipe bounds it. Frames follow from it here. "
             "4, 8 and 12, the values of OpenAI's types, become the nearest legal length where the deployment allows it.",
             examples=["5"],

@@ -8,6 +8,7 @@ from fastapi import HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
+from anime_studio.core.clip import duration_bounds
 from anime_studio.core.errors import InvalidRequestError
 from anime_studio.core.recipes import Recipe
 from anime_studio.web.deps import media_type_of
@@ -98,14 +99,16 @@ def _request_of(video: VideoRequest, recipe: Recipe, *, round_seconds: bool) -> 
 
 
 def _duration(seconds: float, recipe: Recipe, *, round_seconds: bool) -> float:
-    shortest, longest = recipe.min_frames / recipe.fps, recipe.max_frames / recipe.fps
-    legal = min(max(seconds, shortest), longest)
-    if seconds == legal or (round_seconds and seconds in OPENAI_SECONDS):
-        return legal
-    within = [value for value in OPENAI_SECONDS if shortest <= value <= longest]
+    """Return the length to draw: *seconds* wherever `POST /generate` takes them, or what OpenAI's values become."""
+    above, longest = duration_bounds(recipe)
+    if above < seconds <= longest:
+        return seconds
+    if round_seconds and seconds in OPENAI_SECONDS:
+        return min(max(seconds, recipe.min_frames / recipe.fps), longest)
+    within = [value for value in OPENAI_SECONDS if above < value <= longest]
     named = f"; of OpenAI's values: {', '.join(f'{value:g}' for value in within)}" if within else ""
     raise InvalidRequestError(
-        f"seconds: {recipe.name} makes clips of {shortest:g} to {longest:g} s{named}; "
+        f"seconds: {recipe.name} takes more than {above:g} s and at most {longest:g} s{named}; "
         "ANIME_STUDIO_ROUND_SECONDS=true takes the nearest for 4, 8 and 12"
     )
 
