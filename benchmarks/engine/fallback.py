@@ -38,6 +38,7 @@ from anime_studio.engine.fallback import ORDER, Part
 from anime_studio.engine.loading.tiny_random import write_checkpoint
 from benchmarks import RESULTS
 from common.schemas import GenerateRequest
+from training.commit import commit
 
 LAYERS = 6
 GIB = 1024**3
@@ -118,14 +119,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=RESULTS / "fallback_gpu.json")
-    parser.add_argument("--commit", default="unknown")
+    parser.add_argument("--commit", default="", help="where the folder is no repository")
     options = parser.parse_args()
     base = startup.options_for(FASTWAN_3STEP, torch.device("cuda", 0))
     result: dict[str, Any] = {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": torch.cuda.get_device_name(0),
         "versions": {"torch": torch.__version__},
-        "commit": options.commit,
+        "commit": options.commit or commit(),
         "denoiser_layers": LAYERS,
         "rows": [],
     }

@@ -26,6 +26,7 @@ from anime_studio.core.recipes import DEMO  # noqa: E402
 from anime_studio.engine.startup import start_engine, warm_up  # noqa: E402
 from benchmarks import RESULTS  # noqa: E402
 from common.schemas import GenerateRequest  # noqa: E402
+from training.commit import commit  # noqa: E402
 
 IMPORT_S = time.perf_counter() - begun
 
@@ -64,6 +65,7 @@ def main() -> None:
     result = {
         "device": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "commit": commit(),
         "versions": {name: version(name) for name in ("torch", "diffusers", "av")},
         "revision": DEMO.revision,
         "seconds": measure(asked.runs),
