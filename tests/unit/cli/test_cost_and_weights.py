@@ -38,6 +38,34 @@ def test_the_readme_says_what_cost_projects(run, recipe):
     assert ", ".join(told) in line
 
 
+def test_the_page_of_performance_says_what_cost_projects(run):
+    page = (Path(__file__).parents[3] / "docs" / "performance.md").read_text(encoding="utf-8")
+    tables = page[page.index("## Dollars") : page.index("## On a laptop")]
+    document = json.loads(run("cost", "--json").stdout)
+    small, large = (
+        {
+            (row["card"], row["decoder"]): row
+            for row in document[key]
+            if row["recipe"] == "fastwan-3step"  # 1080p takes as much more with any recipe
+        }
+        for key in ("projections", "projections_1080p")
+    )
+    decoders = ("full", "light", "tiny")
+    clips, more = (
+        re.findall(pattern, tables, re.MULTILINE)
+        for pattern in (r"^\| (\S+) \| [^$\n]* \| 0\.[^$\n]*$", r"^\| (\S+) \| .*\$.*$")
+    )
+
+    assert len(clips) == 6 and len(more) == 4
+    for card in clips:
+        cells = (f"{small[card, of]['total_s']:.1f} s | {small[card, of]['usd']:.4f}" for of in decoders)
+        assert f"| {card} | {' | '.join(cells)} |" in tables
+    for card in more:
+        both = [(small[card, of], large[card, of]) for of in decoders]
+        cells = (f"{b['total_s'] - a['total_s']:.1f} s, ${b['usd'] - a['usd']:.4f}" for a, b in both)
+        assert f"| {card} | {both[0][1]['upscale_s']:.2f} s | {' | '.join(cells)} |" in tables
+
+
 def test_cost_has_all_its_dollars_in_a_line_of_80_characters(run):
     shown = run("cost").stdout
     assert "…" not in shown
