@@ -162,6 +162,20 @@ class TestGenerate:
         assert problem_of(answer).detail == problem_of(http.get("/ready")).detail == FETCH_THEM
         assert problem_of(http.get("/ready")).code == error.code
 
+    def test_no_answer_says_where_this_machine_stores_its_weights(self, rig, http):
+        rig.launcher.ready = not_ready(CheckpointError("/home/ada/models/demo/vae/config.json is missing"))
+
+        answers = [
+            http.get("/ready"),
+            http.get("/status"),
+            http.post("/warm"),
+            http.post("/generate", json=PROMPT),
+        ]
+
+        assert [
+            ("…/vae/config.json is missing" in each.text, "ada" in each.text) for each in answers
+        ] == 4 * [(True, False)]
+
     def test_a_job_that_was_not_launched_does_not_stay_in_the_queue(self, rig, http):
         rig.launcher.refuses = True
 

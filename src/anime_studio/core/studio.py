@@ -29,6 +29,7 @@ from anime_studio.core.errors import (
 from anime_studio.core.estimate import Estimate, estimate, seconds_of
 from anime_studio.core.jobs import Asset, ChannelPage, ClipFile, Ended, IdempotencyKey, JobRecord, StoredClip
 from anime_studio.core.notes import notes_on
+from anime_studio.core.plain_text import without_folders
 from anime_studio.core.policy import Policy
 from anime_studio.core.ports import ClipReader, Clock, JobStore, Launcher
 from anime_studio.core.projection import refuse_over_budget
@@ -207,6 +208,7 @@ class Studio:
         *ahead, one = await self._estimates(*await self._resolutions_ahead(), resolution)
         return readiness.model_copy(
             update={
+                "detail": without_folders(readiness.detail),
                 "queued": backlog.queued,
                 "running": backlog.running,
                 "eta_s": seconds_of([*ahead, one]),
