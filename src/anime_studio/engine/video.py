@@ -118,7 +118,9 @@ class VideoWriter:
 
     def _error(self, failure: BaseException) -> DiskFullError | EngineError:
         if isinstance(failure, OSError) and failure.errno in DiskFullError.errnos:
-            return DiskFullError(f"no room left while writing {self._video}")
+            return DiskFullError(
+                f"no room left while writing {self._video}; free some space and submit the job again"
+            )
         return EngineError(f"encoding {self._video.name} failed: {failure}")
 
     def _run(self) -> None:

@@ -220,4 +220,6 @@ def _storage_errors(what: str) -> Iterator[None]:
         except OSError as error:
             if error.errno not in DiskFullError.errnos:
                 raise
-            raise DiskFullError(f"no room for {what}; the Volume or the container's disk is full") from error
+            raise DiskFullError(
+                f"no room for {what}: the Volume or the container's disk is full; free some space and submit the job again"
+            ) from error
