@@ -37,7 +37,7 @@ from anime_studio.client import (
     JobTimeoutError,
     StudioError,
 )
-from common.schemas import ClientSignal, SignalKind
+from common.schemas import ClientSignal, Job, Resolution, SignalKind
 
 ACKNOWLEDGE_WITHIN_S = 0.7
 REJECTED = "a moderator cancelled this one"
@@ -60,11 +60,12 @@ class Bot:
         limits: Limits | None = None,
         blocklist: Blocklist | None = None,
         deadline_s: float = 90.0,
+        resolution: Resolution = Resolution.P480,
         needs_approval: bool = False,
         approve_after_s: float | None = None,
     ) -> None:
         self.studio, self.say, self.file, self.channel = studio, say, file, channel
-        self.deadline_s = deadline_s
+        self.deadline_s, self.resolution = deadline_s, resolution
         self.needs_approval, self.approve_after_s = needs_approval, approve_after_s
         self.turns = Turns(limits or Limits())
         self.blocklist = blocklist or Blocklist.read(SHIPPED)
@@ -187,6 +188,7 @@ class Bot:
             order["prompt"],
             idempotency_key=key,
             deadline_s=self.left_s(order),
+            resolution=self.resolution,
             channel=self.channel,
             hold=self.needs_approval,
             requested_by=order["author"][:64],
@@ -199,8 +201,7 @@ class Bot:
         order["job_id"] = job.job_id
         self.save()
         eta = f", ready in about {job.progress.eta_s:.0f} s" if job.progress.eta_s else ""
-        notes = "".join(f". {note.detail}" for note in job.notes)
-        self.answer(order["author"], f"on it, {job.queue_position or 0} ahead{eta}{notes}")
+        self.answer(order["author"], f"on it, {job.queue_position or 0} ahead{eta}{_news(job)}")
 
     def cancel(self, moderator: str, keys: list[str]) -> None:
         """End orders that wait here, and ask the studio to end the others; each viewer gets the usual answer."""
@@ -273,6 +274,11 @@ class Bot:
         partial.replace(self.file)
 
 
+def _news(job: Job) -> str:
+    """Return what the viewer should know of the clip; not what follows from the size, which the viewer did not choose."""
+    return "".join(f". {note.detail}" for note in job.notes if note.code != "cropped")
+
+
 def _same_name(one: str, other: str) -> bool:
     return one.casefold() == other.lstrip("@").casefold()
 
@@ -296,6 +302,12 @@ def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--open-orders", type=int, default=defaults.open_orders, help="open orders of all")
     parser.add_argument("--deadline-s", type=float, default=90.0, help="within which a clip is still wanted")
     parser.add_argument(
+        "--resolution",
+        choices=[size.value for size in Resolution],
+        default=Resolution.P480.value,
+        help="size of the clips; GET /recipe lists those that the studio offers",
+    )
+    parser.add_argument(
         "--approve", action="store_true", help="hold each clip until a moderator says !approve"
     )
     parser.add_argument(
@@ -317,6 +329,7 @@ def bot_of(
         limits=limits,
         blocklist=Blocklist.read(SHIPPED, *given.blocklist),
         deadline_s=given.deadline_s,
+        resolution=Resolution(given.resolution),
         needs_approval=given.approve or given.approve_after_s is not None,
         approve_after_s=given.approve_after_s,
     )

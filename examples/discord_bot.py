@@ -30,7 +30,7 @@ from anime_studio.client import (
     JobTimeoutError,
     StudioError,
 )
-from common.schemas import Job
+from common.schemas import Job, Resolution
 
 EDIT_EVERY_S = 2.0
 """Discord allows five edits of a message in five seconds."""
@@ -46,8 +46,10 @@ class Orders:
         blocklist: Blocklist,
         channel: str | None,
         deadline_s: float,
+        resolution: Resolution = Resolution.P480,
     ) -> None:
-        self.studio, self.blocklist, self.channel, self.deadline_s = studio, blocklist, channel, deadline_s
+        self.studio, self.blocklist, self.channel = studio, blocklist, channel
+        self.deadline_s, self.resolution = deadline_s, resolution
         self.turns = Turns(limits)
         # Orders without an answer yet; each event is set when the order's turn has come.
         self.begun: dict[str, asyncio.Event] = {}
@@ -90,6 +92,7 @@ class Orders:
                 prompt,
                 idempotency_key=key,
                 deadline_s=left_s,
+                resolution=self.resolution,
                 channel=self.channel,
                 requested_by=interaction.user.display_name[:64],
                 source="discord",
@@ -147,9 +150,9 @@ async def main() -> None:
     commands = app_commands.CommandTree(client)
     async with AsyncStudioClient(given.url) as studio, client:
         limits = Limits(given.cooldown_s, given.per_viewer, given.open_orders)
-        orders = Orders(
-            studio, limits, Blocklist.read(SHIPPED, *given.blocklist), given.overlay, given.deadline_s
-        )
+        blocklist = Blocklist.read(SHIPPED, *given.blocklist)
+        size = Resolution(given.resolution)
+        orders = Orders(studio, limits, blocklist, given.overlay, given.deadline_s, size)
 
         @commands.command(description="Draw an anime clip")
         @app_commands.describe(prompt="what to draw, in English")

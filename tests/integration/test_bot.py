@@ -21,6 +21,8 @@ import httpx
 import pytest
 
 from anime_studio.client import AsyncStudioClient
+from anime_studio.core.recipes import TINY_RANDOM
+from common.schemas import Resolution
 from support.server_rig import PATIENCE_S, ServerRig
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
@@ -120,6 +122,24 @@ async def test_a_clip_that_comes_too_late_is_replaced_and_the_operator_sees_it(
         await bot.finish()
     assert http.get("/status").json()["fallbacks"] == 1
     assert json.loads((tmp_path / "orders.json").read_text()) == {}
+
+
+async def test_it_orders_clips_of_the_size_that_the_streamer_chose(chat: Chat, tmp_path: Path) -> None:
+    rig = ServerRig(tmp_path, recipe=TINY_RANDOM.with_upscaler())
+    with rig.serve() as http:
+        for size in (Resolution.P1080, Resolution.P480):
+            async with running(http, chat.say, tmp_path / "orders.json", resolution=size) as bot:
+                bot.hear(size, "!anime a cat")
+                assert "cropped" not in await chat.heard(f"@{size} on it"), (
+                    "the viewer did not choose the size"
+                )
+        async with AsyncStudioClient(str(http.base_url)) as studio:
+            blocklist = Blocklist.read(SHIPPED)
+            orders = Orders(studio, Limits(cooldown_s=0), blocklist, None, 90.0, Resolution.P1080_PORTRAIT)
+            with rig.worker():
+                await orders.anime(Interaction(), "a fox")
+    sizes = [rig.record(job_id).spec.resolution for job_id in rig.launcher.launched]
+    assert sizes == [Resolution.P1080, Resolution.P480, Resolution.P1080_PORTRAIT]
 
 
 async def test_a_failure_is_posted_in_words(
@@ -664,6 +684,10 @@ async def on_twitch(http: httpx.Client, irc: IrcServer, folder: Path, **changes:
         (["discord_bot.py"], "set DISCORD_TOKEN"),
         (["discord_bot.py", "--approve"], "no clip waits for approval"),
         (["bot.py", "--blocklist", "none.txt"], "none.txt: No such file"),
+        (
+            ["bot.py", "--resolution", "720p"],
+            "choose from '480p', '480p-portrait', '1080p', '1080p-portrait'",
+        ),
     ],
 )
 def test_what_is_missing_is_one_line_and_no_traceback(command: list[str], words: str, tmp_path: Path) -> None:
@@ -680,6 +704,17 @@ def test_what_is_missing_is_one_line_and_no_traceback(command: list[str], words:
         timeout=60,
     )
     assert done.returncode != 0 and words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_command_line_chooses_the_size(tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "examples" / "bot.py"
+    rig = ServerRig(tmp_path, recipe=TINY_RANDOM.with_upscaler())
+    with rig.serve() as http, rig.worker():
+        command = [sys.executable, script, "--url", str(http.base_url), "--resolution", "1080p"]
+        subprocess.run(
+            command, input="!anime a cat\n", text=True, check=True, cwd=tmp_path, timeout=PATIENCE_S
+        )
+    assert rig.record(rig.launcher.launched[0]).spec.resolution is Resolution.P1080
 
 
 def test_ctrl_c_stops_it_with_one_line(http: httpx.Client, tmp_path: Path) -> None:
