@@ -26,7 +26,7 @@ from anime_studio.client.connection import (
 from anime_studio.client.downloading import download
 from anime_studio.client.flows import Effect, Flow, Read, ReadAll, Report, Send, Sleep
 from anime_studio.client.following import follow, wait
-from anime_studio.client.requests import Options, body_of, new_key
+from anime_studio.client.requests import Options, Size, body_of, new_key
 from common.operator import OperatorAction, OperatorAnswer, OperatorView
 from common.schemas import ClientSignal, ClientSignals, Clip, Health, Job, Readiness, SignalsAccepted
 from common.show import ChannelClips, RecipeCard, ShowStatus
@@ -135,9 +135,12 @@ class AsyncStudioClient:
         """Return the server's version, recipe and uptime."""
         return await self._run(flows.read(self._studio, "/health", Health))
 
-    async def ready(self) -> Readiness:
-        """Return whether a job posted now would be rendered. Asks once: poll it to wait."""
-        return await self._run(flows.ready(self._studio))
+    async def ready(self, resolution: Size | None = None) -> Readiness:
+        """Return whether a job posted now would be rendered, and when. Asks once: poll it to wait.
+
+        Its seconds and dollars are those of a clip of *resolution*; without one, of the first that the recipe offers.
+        """
+        return await self._run(flows.ready(self._studio, resolution))
 
     async def recipe(self) -> RecipeCard:
         """Return the deployment's recipe and its bounds."""

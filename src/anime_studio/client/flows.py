@@ -202,10 +202,11 @@ def post(studio: Studio, path: str, body: BaseModel, model: type[M]) -> Flow[M]:
     return ask(studio.without_retry(), send, model)
 
 
-def ready(studio: Studio) -> Flow[Readiness]:
+def ready(studio: Studio, resolution: str | None) -> Flow[Readiness]:
     """Ask whether a job would be rendered; a 503 is an answer too, not an error."""
+    path = "/ready" if resolution is None else f"/ready?resolution={quote(resolution, safe='')}"
     try:
-        return (yield from read(studio.without_retry(), "/ready", Readiness))
+        return (yield from read(studio.without_retry(), path, Readiness))
     except UnavailableError as error:
         if error.code == "unexpected_answer":
             raise

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from typing import Literal, TypedDict
+from typing import Literal, TypeAlias, TypedDict
 
 from pydantic import ValidationError
 
 from anime_studio.client.errors import invalid
 from common.schemas import GenerateRequest, Resolution
+
+Size: TypeAlias = Resolution | Literal["480p", "480p-portrait", "1080p", "1080p-portrait"]
 
 
 class Options(TypedDict, total=False):
@@ -16,7 +18,7 @@ class Options(TypedDict, total=False):
 
     negative_prompt: str | None
     duration: float
-    resolution: Resolution | Literal["480p", "480p-portrait", "1080p", "1080p-portrait"]
+    resolution: Size
     seed: int | None
     num_inference_steps: int | None
     guidance_scale: float | None

@@ -25,7 +25,7 @@ from anime_studio.client.connection import (
 from anime_studio.client.downloading import download
 from anime_studio.client.flows import Effect, Flow, Read, ReadAll, Report, Send, Sleep
 from anime_studio.client.following import follow, wait
-from anime_studio.client.requests import Options, body_of, new_key
+from anime_studio.client.requests import Options, Size, body_of, new_key
 from common.operator import OperatorAction, OperatorAnswer, OperatorView
 from common.schemas import ClientSignal, ClientSignals, Clip, Health, Job, Readiness, SignalsAccepted
 from common.show import ChannelClips, RecipeCard, ShowStatus
@@ -127,9 +127,12 @@ class StudioClient:
         """Return the server's version, recipe and uptime."""
         return self._run(flows.read(self._studio, "/health", Health))
 
-    def ready(self) -> Readiness:
-        """Return whether a job posted now would be rendered. Asks once: poll it to wait."""
-        return self._run(flows.ready(self._studio))
+    def ready(self, resolution: Size | None = None) -> Readiness:
+        """Return whether a job posted now would be rendered, and when. Asks once: poll it to wait.
+
+        Its seconds and dollars are those of a clip of *resolution*; without one, of the first that the recipe offers.
+        """
+        return self._run(flows.ready(self._studio, resolution))
 
     def recipe(self) -> RecipeCard:
         """Return the deployment's recipe and its bounds."""

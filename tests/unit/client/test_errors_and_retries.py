@@ -26,7 +26,7 @@ from anime_studio.client.errors import _BY_CODE, own_problem
 from anime_studio.client.flows import Sleep
 from anime_studio.client.following import Events, StreamProblemError
 from anime_studio.client.requests import Options
-from common.schemas import ClientSignal, GenerateRequest, Job, SignalKind
+from common.schemas import ClientSignal, GenerateRequest, Job, Resolution, SignalKind
 from support.wire import JOB_ID, job_json
 
 URL = "http://studio.example"
@@ -169,6 +169,20 @@ def test_not_ready_is_an_answer() -> None:
     readiness = studio(lambda _: problem("unavailable", 503)).ready()
     assert not readiness.ready
     assert readiness.detail == "words"
+
+
+def test_readiness_is_asked_for_one_size() -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url.query, "ascii"))
+        return problem("unsupported_by_recipe", 422) if "1080p" in asked[-1] else problem("unavailable", 503)
+
+    client = studio(answer)
+    assert not client.ready().ready and not client.ready(Resolution.P480).ready
+    with pytest.raises(InvalidRequestError, match="words"):
+        client.ready("1080p")
+    assert asked == ["", "resolution=480p", "resolution=1080p"]
 
 
 def test_a_signal_is_sent_once() -> None:
