@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -152,21 +151,23 @@ def test_the_operator_acts_with_the_key_and_nobody_without_it(plane: ControlPlan
             assert refused.status_code == 401 and refused.json()["code"] == "operator_only"
 
     drawn = submit(http, LONG | {"requested_by": "mio"})
-    rendering_container(plane, http, drawn)
-    waiting = [submit(http, LONG | {"seed": seed, "requested_by": "troll"}) for seed in (8, 9)]
-    seen = http.get("/operator", headers=OPERATOR).json()
-    open_jobs = [
-        (job["requested_by"], job["prompt"]) for job in seen["jobs"] if job["state"] in ("running", "queued")
-    ]
-    assert open_jobs == [("mio", LONG["prompt"]), *[("troll", LONG["prompt"])] * 2]
-    assert act("cancel", requested_by="Troll")["changed"] == 2
-    assert [ended(plane, http, job)["state"] for job in waiting] == ["cancelled"] * 2
+    with rendering_container(plane, http, drawn).stopped():
+        waiting = [submit(http, LONG | {"seed": seed, "requested_by": "troll"}) for seed in (8, 9)]
+        seen = http.get("/operator", headers=OPERATOR).json()
+        open_jobs = [
+            (job["requested_by"], job["prompt"])
+            for job in seen["jobs"]
+            if job["state"] in ("running", "queued")
+        ]
+        assert open_jobs == [("mio", LONG["prompt"]), *[("troll", LONG["prompt"])] * 2]
+        assert act("cancel", requested_by="Troll")["changed"] == 2
+        assert [ended(plane, http, job)["state"] for job in waiting] == ["cancelled"] * 2
 
-    assert act("pause")["paused"]
-    refused = http.post("/generate", json=SHORT)
-    assert refused.status_code == 503 and refused.json()["code"] == "orders_paused"
-    assert not act("resume")["paused"]
-    act("cancel", job_id=drawn["job_id"])
+        assert act("pause")["paused"]
+        refused = http.post("/generate", json=SHORT)
+        assert refused.status_code == 503 and refused.json()["code"] == "orders_paused"
+        assert not act("resume")["paused"]
+        act("cancel", job_id=drawn["job_id"])
     assert ended(plane, http, drawn)["state"] == "cancelled"
 
     on_air = generated(plane, http, SHORT | {"channel": "show-0123456789abcdef"})
@@ -228,7 +229,8 @@ def test_containers_that_die_mid_job_leave_no_part_of_a_clip(plane: ControlPlane
 def test_a_cancel_reaches_the_step_loop_and_the_container_goes_on(plane: ControlPlane, http: httpx.Client):
     job = submit(http, LONG)
     container = rendering_container(plane, http, job)
-    assert http.delete(f"/jobs/{job['job_id']}").status_code in (200, 202)
+    with container.stopped():
+        assert http.delete(f"/jobs/{job['job_id']}").status_code in (200, 202)
     final = ended(plane, http, job)
     assert (
         final["state"] == "cancelled" and final["error"]["code"] == "job_cancelled" and final["clip"] is None
@@ -237,19 +239,9 @@ def test_a_cancel_reaches_the_step_loop_and_the_container_goes_on(plane: Control
     assert container.alive, "a cancel must not cost a cold start"
 
 
-@contextmanager
-def stopped(container: Container) -> Iterator[None]:
-    """Stop the container's processes, so that its job cannot end meanwhile, however fast the machine is."""
-    os.killpg(container.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.killpg(container.pid, signal.SIGCONT)
-
-
 def test_a_waiting_job_is_cancelled_without_a_container(plane: ControlPlane, http: httpx.Client):
     running = submit(http, LONG)
-    with stopped(rendering_container(plane, http, running)):
+    with rendering_container(plane, http, running).stopped():
         waiting = submit(http, SHORT)
         plane.wait_until(
             lambda: read(http, waiting)["queue_position"] == 0, "a fresh listing of waiting jobs"

@@ -88,8 +88,9 @@ def name(plane: ControlPlane, revision: str) -> None:
 def test_weights_named_while_a_job_draws_are_the_next_jobs(plane: ControlPlane, http: httpx.Client):
     first = submit(http, LONG)
     plane.wait_until(lambda: read(http, first)["progress"]["step"] > 0, "the first step")
-    name(plane, NEW)
-    assert read(http, first)["state"] == "running", "the job ended before the weights were named"
+    with container_of(plane).stopped():
+        name(plane, NEW)
+        assert read(http, first)["state"] == "running", "the job ended before the weights were named"
     second = submit(http, SHORT)
     first, second = ended(plane, http, first), ended(plane, http, second)
 

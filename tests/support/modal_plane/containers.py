@@ -12,7 +12,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,15 @@ class Container:
     def alive(self) -> bool:
         """Whether the process runs."""
         return self.process.poll() is None
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Stop its processes, so that its job cannot end meanwhile, however fast or busy the machine is."""
+        os.killpg(self.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self.pid, signal.SIGCONT)
 
     @property
     def names(self) -> set[str]:
