@@ -118,8 +118,16 @@ def check(checkpoint: Checkpoint, *, hashes: bool | None = None) -> None:
     Raises:
         CheckpointError: A file is missing, truncated or altered; the detail names it.
     """
-    with fixed_by("fetch the weights again"):
+    with fixed_by(_fix_of(checkpoint)):
         Manifest.read(checkpoint.folder).check(checkpoint.folder, hashes=hashes)
+
+
+def _fix_of(checkpoint: Checkpoint) -> str:
+    """Return what a person should do about a checkpoint whose files are not those of its manifest."""
+    if checkpoint.folder.parent == PACKAGED:
+        return "it came with the package: install that again, or restore the file in a checkout"
+    command = _command_for(checkpoint.folder.parent.name, checkpoint.folder)
+    return f"fetch the weights again with: {command} (on Modal: setup does it)"
 
 
 def fetch(
@@ -353,10 +361,15 @@ def find(recipe: Recipe, models_dir: Path, revision: str | None = None) -> Check
     if complete:
         newest = max(complete, key=lambda path: (path / COMPLETE).stat().st_mtime_ns)
         return Checkpoint.at(newest, gated=recipe.sparse is not None)
-    command = f"{FETCH_COMMAND} --recipe {recipe.name}"
-    if recipe.name == TINY_RANDOM.name:
-        command = f"python -m anime_studio.engine.loading.tiny_random {base}/{recipe.revision}"
+    command = _command_for(recipe.name, base / recipe.revision)
     raise weights_missing(f"recipe {recipe.name}", str(base / (named or "")), command)
+
+
+def _command_for(recipe: str, folder: Path) -> str:
+    """Return the command that brings the checkpoint of *recipe*; *folder* is its place if nobody publishes it."""
+    if recipe == TINY_RANDOM.name:
+        return f"python -m anime_studio.engine.loading.tiny_random {folder}"
+    return f"{FETCH_COMMAND} --recipe {recipe}"
 
 
 def weights_missing(what: str, where: str, command: str) -> WeightsMissingError:

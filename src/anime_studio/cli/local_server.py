@@ -13,6 +13,7 @@ from typing import Final
 
 from anime_studio.client import StudioClient
 from anime_studio.core.errors import UnavailableError
+from anime_studio.core.readiness import refuse_if_blocked
 
 STARTED: Final = "server.started"
 POLL_EVERY_S: Final = 0.2
@@ -45,10 +46,12 @@ class LocalServer:
 
         Raises:
             UnavailableError: The server ended, or was not ready in time.
+            ReportedError: It will not be ready until a person acts; the detail says how.
         """
         until = time.monotonic() + timeout_s
         with StudioClient(self.url) as studio:
             while not (readiness := studio.ready()).ready:
+                refuse_if_blocked(readiness)
                 self._raise_if_ended_or_late(until, readiness.detail)
                 time.sleep(POLL_EVERY_S)
 

@@ -36,6 +36,7 @@ from anime_studio.core.errors import (
     HubNotFoundError,
     HubRateLimitedError,
     HubUnreachableError,
+    ReportedError,
     RequestError,
 )
 from anime_studio.core.errors import UnavailableError as ServiceUnavailableError
@@ -84,6 +85,7 @@ _CODE_BY_ERROR: Final[tuple[tuple[type[Exception], ExitCode], ...]] = (
     (ConfigurationError, ExitCode.USAGE),
     (RequestError, ExitCode.USAGE),
     (ServiceUnavailableError, ExitCode.UNAVAILABLE),
+    (ReportedError, ExitCode.UNAVAILABLE),
     (HubUnreachableError, ExitCode.UNREACHABLE),
     (HubRateLimitedError, ExitCode.UNAVAILABLE),
     (HubDeniedError, ExitCode.REFUSED),

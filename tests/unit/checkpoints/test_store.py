@@ -222,7 +222,9 @@ def test_fetching_fixes_what_is_damaged(hub, tmp_path, monkeypatch, large):
     if large:
         monkeypatch.setattr(manifest, "HASHED_AT_START_BYTES", 0)
     flip(folder / WEIGHTS)
-    with pytest.raises(CheckpointError, match="fetch the weights again"):
+    with pytest.raises(
+        CheckpointError, match="again with: anime-studio weights fetch --recipe fastwan-3step "
+    ):
         store.locate(FASTWAN_3STEP, tmp_path, hashes=True)
     hub.downloads.clear()
 
@@ -568,8 +570,21 @@ def test_a_file_that_the_disk_will_not_give_is_named(models):
 def test_a_wrong_file_is_refused_by_name_with_the_fix(models, name, damage, refusal):
     damage(models / "tiny-random/random-0" / name)
 
-    with pytest.raises(CheckpointError, match=f"{name} {refusal}.*; fetch the weights again"):
+    with pytest.raises(
+        CheckpointError, match=f"{name} {refusal}.*; fetch the weights again with: python -m "
+    ):
         store.locate(TINY_RANDOM, models)
+
+
+def test_a_wrong_file_of_the_package_is_not_to_be_fetched(tmp_path, monkeypatch):
+    folder = shutil.copytree(store.PACKAGED / "demo", tmp_path / "demo")
+    monkeypatch.setattr(store, "PACKAGED", tmp_path)
+    cut(folder / "upscaler/diffusion_pytorch_model.safetensors")
+
+    with pytest.raises(
+        CheckpointError, match=r"upscaler/.* bytes, .*; it came with the package: install that again"
+    ):
+        store.locate(DEMO, tmp_path)
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"other": 1}', "[]", "[" * 30_000])
