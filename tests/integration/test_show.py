@@ -12,8 +12,10 @@ import httpx
 import pytest
 
 from anime_studio.client import JobNotFoundError, StudioClient
+from anime_studio.core.errors import CheckpointError
 from anime_studio.core.jobs import RenderedClip, StoredClip
 from anime_studio.core.notes import weights_swapped
+from anime_studio.core.readiness import not_ready
 from anime_studio.on_laptop.clips import FolderClips
 from common.show import ChannelClips, RecipeCard, ShowStatus
 from support.server_rig import PATIENCE_S, ServerRig
@@ -370,3 +372,8 @@ def test_warm_waits_until_a_worker_is_ready(rig: ServerRig, http: httpx.Client) 
     rig.launcher.ready = rig.launcher.ready.model_copy(update={"status": "starting", "ready": False})
     assert run(http, "warm", "--timeout", "0")[0] == 6
     assert rig.launcher.warmed == 2
+    rig.launcher.ready = not_ready(CheckpointError("a shard is missing; fetch it"))
+    assert run(http, "warm", "--timeout", f"{10 * PATIENCE_S}") == (
+        6,
+        "unavailable: a shard is missing; fetch it\n",
+    )

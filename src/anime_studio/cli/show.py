@@ -23,6 +23,7 @@ from anime_studio.cli.preflight import examine
 from anime_studio.cli.show_report import Poster, render_report
 from anime_studio.client import DEFAULT_URL, StudioClient, StudioError
 from anime_studio.core.plain_text import visible
+from anime_studio.core.readiness import needs_a_person
 from anime_studio.core.stage_words import STAGE_WORDS
 from common.schemas import SignalKind
 from common.show import ChannelClip, Percentiles, ShowStatus
@@ -116,7 +117,7 @@ def warm(
     with answering(as_json=as_json) as output, studio_at(url) as studio:
         deadline = time.monotonic() + timeout
         readiness = studio.warm()
-        while readiness.status != "ready" and time.monotonic() < deadline:
+        while readiness.status != "ready" and not needs_a_person(readiness) and time.monotonic() < deadline:
             time.sleep(1)
             readiness = studio.ready()
         output.result(readiness, f"{readiness.status}: {readiness.detail}")

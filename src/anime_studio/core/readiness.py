@@ -42,5 +42,10 @@ def refuse_if_blocked(readiness: Readiness) -> None:
     Raises:
         ReportedError: The worker's own problem; its detail names the command that fixes it.
     """
-    if readiness.problem is not None and readiness.problem.code in NEEDS_A_PERSON:
+    if readiness.problem is not None and needs_a_person(readiness):
         raise ReportedError(readiness.problem)
+
+
+def needs_a_person(readiness: Readiness) -> bool:
+    """Return whether to wait is in vain until a person acts; the problem's detail says how."""
+    return readiness.problem is not None and readiness.problem.code in NEEDS_A_PERSON
