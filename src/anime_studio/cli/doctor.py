@@ -46,7 +46,9 @@ from anime_studio.core.recipes import get_recipe
 from anime_studio.engine.acceleration import options_for_capability, packing_for, packing_for_settings
 from anime_studio.engine.card_memory import CardMemory, needed_bytes, too_little
 from anime_studio.engine.fallback import Fallback
+from anime_studio.on_laptop.offers import offered
 from anime_studio.settings import Settings
+from common.schemas import Resolution
 
 MIB: Final = 1024**2
 GIB: Final = 1024**3
@@ -192,6 +194,7 @@ def _weights(settings: Settings) -> Iterator[Finding]:
     yield Finding("weights", "ok", detail)
     packing = packing_for_settings(settings.device, has_gpu=_has_gpu())
     yield _prepared(settings, checkpoint, packing)
+    yield from _sizes(settings, checkpoint, packing)
     yield _memory(settings, checkpoint, packing)
     if packing == packing_for("cuda"):
         yield from _gpu_memory(settings, checkpoint)
@@ -218,6 +221,23 @@ def _prepared(settings: Settings, checkpoint: Checkpoint, packing: Packing) -> F
     size_mb = Manifest.read(folder).size_bytes / 1e6
     detail = f"{folder.name}, {size_mb:,.1f} MB, complete, made from these weights; every byte is checked by"
     return Finding("prepared", "ok", f"{detail}: {VERIFY_COMMAND} --recipe {settings.recipe}")
+
+
+def _sizes(settings: Settings, checkpoint: Checkpoint, packing: Packing) -> Iterator[Finding]:
+    """Find whether a server would offer 1080p though the files that a start loads have no upscaler for it."""
+    if Resolution.P1080 not in offered(settings).native_sizes:
+        return
+    loaded = checkpoint.folder
+    with contextlib.suppress(AnimeStudioError):  # `_prepared` says why the source is loaded instead
+        loaded = find_prepared(checkpoint, packing) or loaded
+    with contextlib.suppress(AnimeStudioError):
+        if has_upscaler(loaded):
+            return
+    detail = (
+        f"1080p is offered, but {loaded.name}, which a start loads, has no upscaler: each such job would fail"
+    )
+    remedy = f"{PREPARE_COMMAND} --recipe {settings.recipe}, or ANIME_STUDIO_UPSCALER=false"
+    yield Finding("sizes", "missing", detail, remedy)
 
 
 def _has_its_upscaler(settings: Settings, prepared: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from anime_studio.checkpoints.pipeline_files import text_encoder_bytes
 from anime_studio.cli import app, doctor
 from anime_studio.engine.acceleration import packing_for
 from support.engine import checkpoint_in, cut
+from support.upscaler import add_upscaler
 
 PREPARE = "anime-studio weights prepare --recipe tiny-random"
 PREPARED = "random-0.plain-float32-v1"
@@ -95,6 +97,21 @@ def test_one_for_other_settings_or_of_another_version_is_named(base, monkeypatch
 
     assert "no random-0.plain-bfloat16-v1" in found["detail"]
     assert "there is random-0.plain-float32-v0" in found["detail"]
+
+
+def test_1080p_that_is_offered_and_cannot_be_drawn_is_said(base, monkeypatch):
+    assert "sizes" not in look()
+    monkeypatch.setenv("ANIME_STUDIO_UPSCALER", "true")
+    assert "random-0, which a start loads, has no upscaler" in look()["sizes"]["detail"]
+    monkeypatch.delenv("ANIME_STUDIO_UPSCALER")
+
+    other = shutil.copytree(base / "random-0", base / "random-0.plain-bfloat16-v1")
+    add_upscaler(other)
+    assert look()["sizes"]["state"] == "missing", "it is offered for what a GPU would load"
+
+    add_upscaler(base / "random-0")
+    Manifest.of(base / "random-0").write(base / "random-0")
+    assert "sizes" not in look()
 
 
 def test_an_unfinished_one_is_reported(base):
