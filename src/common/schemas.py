@@ -368,7 +368,10 @@ class Timings(_Answer):
     upscale_s: Annotated[
         float | None,
         Field(
-            ge=0, description="Frames to larger ones; null if the upscaler had no part in it.", examples=[0.4]
+            ge=0,
+            description="Frames to larger ones; null if the upscaler had no part in it. A job that was stopped in `decode` "
+            "has them in `decode_s`.",
+            examples=[0.4],
         ),
     ] = None
     store_s: Annotated[float | None, Field(ge=0, description="MP4 to durable storage.", examples=[0.1])] = (
