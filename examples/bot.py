@@ -154,6 +154,7 @@ class Bot:
             answer = "no clip this time, the studio is too busy"
             await self.report(ClientSignal(kind=SignalKind.FALLBACK_PLAYED, source="bot"))
         except StudioError as error:
+            print(f"an order got no clip: {error}", file=sys.stderr)  # viewers get the kind alone
             answer = f"no clip: {error.problem.title.lower()}"
         self.close(key, REJECTED if order.get("rejected") else answer)
 

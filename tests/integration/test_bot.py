@@ -142,6 +142,19 @@ async def test_it_orders_clips_of_the_size_that_the_streamer_chose(chat: Chat, t
     assert sizes == [Resolution.P1080, Resolution.P480, Resolution.P1080_PORTRAIT]
 
 
+async def test_a_size_that_is_not_offered_is_told_to_the_streamer_and_not_to_viewers(
+    http: httpx.Client, chat: Chat, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with running(http, chat.say, tmp_path / "orders.json", resolution=Resolution.P1080) as bot:
+        bot.hear("mio", "!anime a cat")
+        assert await chat.heard("@mio no clip") == "@mio no clip: this recipe cannot do that"
+    async with AsyncStudioClient(str(http.base_url)) as studio:
+        limits, blocklist = Limits(cooldown_s=0), Blocklist.read(SHIPPED)
+        await Orders(studio, limits, blocklist, None, 90.0, Resolution.P1080).anime(Interaction(), "a fox")
+    told = capsys.readouterr().err
+    assert told.count("an order got no clip: resolution 1080p is not drawn by recipe tiny-random") == 2
+
+
 async def test_a_failure_is_posted_in_words(
     rig: ServerRig, http: httpx.Client, chat: Chat, tmp_path: Path
 ) -> None:
