@@ -181,6 +181,9 @@ class FinishedJob(_Answer):
     state: Annotated[JobState, Field(description="How it ended.", examples=["succeeded"])]
     source: Annotated[str | None, Field(description="Who asked.", examples=["bot"])] = None
     start_kind: Annotated[StartKind | None, Field(description="How the worker was ready.")] = None
+    resolution: Annotated[
+        Resolution | None, Field(description="Size asked for; null from an older server.", examples=["1080p"])
+    ] = None
     timings: Annotated[Timings, Field(description="Seconds by stage.")] = Timings()
     cost: Annotated[Cost | None, Field(description="The receipt.")] = None
     error_code: Annotated[str | None, Field(description="Why there is no clip.", examples=[None])] = None

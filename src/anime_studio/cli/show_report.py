@@ -233,12 +233,12 @@ def _every_job(jobs: Sequence[FinishedJob]) -> str:
         return "<p class='soft'>No job in this time.</p>"
     rows = "".join(
         f"<tr><td>{job.finished_at:%H:%M:%S}</td><td>{job.state}</td><td>{_seconds(job.timings.queue_s)}</td>"
-        f"<td>{_seconds(job.timings.total_s)}</td><td>{job.start_kind or ''}</td>"
+        f"<td>{_seconds(job.timings.total_s)}</td><td>{job.resolution or ''}</td><td>{job.start_kind or ''}</td>"
         f"<td>{'' if job.cost is None else f'${job.cost.usd:.4f}'}</td><td>{escape(job.source or '')}</td>"
         f"<td><code>{escape(job.error_code or '')}</code></td><td><code>{escape(job.request_id)}</code></td></tr>"
         for job in jobs
     )
-    names = ("Ended", "As", "Waited s", "In all s", "Start", "Cost", "Through", "Code", "Request")
+    names = ("Ended", "As", "Waited s", "In all s", "Size", "Start", "Cost", "Through", "Code", "Request")
     head = "".join(f"<th scope='col'>{name}</th>" for name in names)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     return f"<div class='scroll' tabindex='0' role='group' aria-label='Every job'>{table}</div>"

@@ -207,6 +207,7 @@ def _finished_job(job: JobRecord) -> FinishedJob | None:
         state=job.state,
         source=job.source,
         start_kind=job.start_kind,
+        resolution=job.spec.resolution,
         timings=job.timings,
         cost=job.cost,
         error_code=None if job.error is None else job.error.code,

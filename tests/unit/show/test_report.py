@@ -104,6 +104,11 @@ def test_two_sizes_have_their_seconds_apart() -> None:
     assert "480p" not in Outline(render_report(night)).text
 
 
+def test_a_job_has_its_size_beside_its_seconds() -> None:
+    large = job(1).model_copy(update={"resolution": Resolution.P1080_PORTRAIT})
+    assert "3.401080p-portrait" in Outline(render_report(status(large))).text
+
+
 def test_what_comes_from_outside_is_text() -> None:
     poster = Poster(b"\xff\xd8", "<i>prompt</i>" + "w" * 500, "<b>mia</b>", NOW)
     document = render_report(status(job(1, JobState.FAILED)), [poster])

@@ -170,7 +170,7 @@ def test_only_as_many_jobs_are_listed_as_were_asked_for() -> None:
     assert summary(*jobs).jobs == []
     listed = summary(*jobs, list_jobs=2).jobs
     assert [job.request_id for job in listed] == ["r_0", "r_1"]
-    assert listed[0].state is JobState.SUCCEEDED
+    assert (listed[0].state, listed[0].resolution) == (JobState.SUCCEEDED, Resolution.P480)
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
