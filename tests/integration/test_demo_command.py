@@ -1,7 +1,13 @@
-"""`anime-studio demo` where its server cannot draw: it says why at once, and does not wait for an engine."""
+"""`anime-studio demo` where it gets no clip: it says at once why its server cannot draw, and leaves no server behind."""
 
+import os
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from anime_studio.cli.output import ExitCode
@@ -25,3 +31,30 @@ def test_what_a_person_must_mend_is_said_at_once(
     done = run("demo", "--recipe", recipe, "--models-dir", "models", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (ExitCode.UNAVAILABLE, ""), done.stderr
     assert words in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_ended_leaves_no_server_behind(
+    tmp_path: Path, tiny_checkpoint: Path, number: signal.Signals
+) -> None:
+    checkpoint_in(tmp_path / "models", tiny_checkpoint)
+    command = [
+        sys.executable,
+        "-m",
+        "anime_studio.cli",
+        "demo",
+        "--recipe",
+        "tiny-random",
+        "--models-dir",
+        "models",
+    ]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment) as demo:
+        assert demo.stderr
+        url = next(found[1] for line in demo.stderr if (found := re.search(r"server at (\S+);", line)))
+        assert httpx.get(f"{url}/health").status_code == 200
+        demo.send_signal(number)
+        assert demo.wait() == 128 + number
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/health")
+    assert list(tmp_path.glob("anime-studio-*")) == []

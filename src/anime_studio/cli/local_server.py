@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -81,7 +82,10 @@ class LocalServer:
 
 @contextmanager
 def running_server(data_dir: Path, *, recipe: str, models_dir: Path | None = None) -> Iterator[LocalServer]:
-    """Run `anime-studio serve` on a free loopback port on *data_dir*, and stop it at the end."""
+    """Run `anime-studio serve` on a free loopback port on *data_dir*, and stop it at the end.
+
+    A SIGTERM or SIGHUP to this process is such an end too: the main thread leaves the block with SystemExit.
+    """
     data_dir.mkdir(parents=True, exist_ok=True)
     log = data_dir / "server.log"
     command = [
@@ -89,12 +93,28 @@ def running_server(data_dir: Path, *, recipe: str, models_dir: Path | None = Non
         *("--data-dir", str(data_dir), "--recipe", recipe, "--log-format", "json"),
         *(() if models_dir is None else ("--models-dir", str(models_dir))),
     ]
-    with log.open("wb") as file:
-        # In its own session, so that Ctrl-C reaches this command alone, which then stops the server.
-        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
-    server = LocalServer(process, log)
+    with _ended_by_signals():
+        with log.open("wb") as file:
+            # In its own session, so that Ctrl-C reaches this command alone, which then stops the server.
+            process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+        server = LocalServer(process, log)
+        try:
+            server.wait_until_answering()
+            yield server
+        finally:
+            server.stop()
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Leave the block, when a terminal closes or somebody ends this process, as an exception does: with its cleanup."""
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        server.wait_until_answering()
-        yield server
+        yield
     finally:
-        server.stop()
+        for number, handler in before.items():
+            signal.signal(number, handler)
