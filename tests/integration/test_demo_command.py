@@ -33,11 +33,8 @@ def test_what_a_person_must_mend_is_said_at_once(
     assert words in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_command_that_is_ended_leaves_no_server_behind(
-    tmp_path: Path, tiny_checkpoint: Path, number: signal.Signals
-) -> None:
-    checkpoint_in(tmp_path / "models", tiny_checkpoint)
+def started_demo(folder: Path, hangup: signal.Handlers = signal.SIG_DFL) -> subprocess.Popen[str]:
+    """Start the command with the given answer to a closed terminal: the tests may run under nohup themselves."""
     command = [
         sys.executable,
         "-m",
@@ -48,13 +45,41 @@ def test_a_command_that_is_ended_leaves_no_server_behind(
         "--models-dir",
         "models",
     ]
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment) as demo:
-        assert demo.stderr
-        url = next(found[1] for line in demo.stderr if (found := re.search(r"server at (\S+);", line)))
+    return subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env=os.environ | {"TMPDIR": str(folder)},
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, hangup),
+    )
+
+
+def url_of(demo: subprocess.Popen[str]) -> str:
+    assert demo.stderr
+    return next(found[1] for line in demo.stderr if (found := re.search(r"server at (\S+);", line)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_ended_leaves_no_server_behind(
+    tmp_path: Path, tiny_checkpoint: Path, number: signal.Signals
+) -> None:
+    checkpoint_in(tmp_path / "models", tiny_checkpoint)
+    with started_demo(tmp_path) as demo:
+        url = url_of(demo)
         assert httpx.get(f"{url}/health").status_code == 200
         demo.send_signal(number)
         assert demo.wait() == 128 + number
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/health")
     assert list(tmp_path.glob("anime-studio-*")) == []
+
+
+def test_under_nohup_a_closed_terminal_ends_nothing(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    checkpoint_in(tmp_path / "models", tiny_checkpoint)
+    with started_demo(tmp_path, hangup=signal.SIG_IGN) as demo:
+        url_of(demo)
+        demo.send_signal(signal.SIGHUP)
+        _, words = demo.communicate()
+    assert demo.returncode == 0, words
+    assert (tmp_path / "clip.mp4").stat().st_size > 0

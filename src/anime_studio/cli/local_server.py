@@ -84,7 +84,8 @@ class LocalServer:
 def running_server(data_dir: Path, *, recipe: str, models_dir: Path | None = None) -> Iterator[LocalServer]:
     """Run `anime-studio serve` on a free loopback port on *data_dir*, and stop it at the end.
 
-    A SIGTERM or SIGHUP to this process is such an end too: the main thread leaves the block with SystemExit.
+    A SIGTERM or SIGHUP to this process, unless it is ignored, is such an end too: the main thread leaves the block
+    with SystemExit.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
     log = data_dir / "server.log"
@@ -112,7 +113,9 @@ def _ended_by_signals() -> Iterator[None]:
     def end(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    heard = [each for each in signals if signal.getsignal(each) != signal.SIG_IGN]  # nohup ignores SIGHUP
+    before = {number: signal.signal(number, end) for number in heard}
     try:
         yield
     finally:
