@@ -154,7 +154,8 @@ class Bot:
             answer = "no clip this time, the studio is too busy"
             await self.report(ClientSignal(kind=SignalKind.FALLBACK_PLAYED, source="bot"))
         except StudioError as error:
-            print(f"an order got no clip: {error}", file=sys.stderr)  # viewers get the kind alone
+            whose = f"ordered by {order['author']!r}, {order.get('job_id', 'no job')}"
+            print(f"an order got no clip: {error} ({whose})", file=sys.stderr)  # viewers get the kind alone
             answer = f"no clip: {error.problem.title.lower()}"
         self.close(key, REJECTED if order.get("rejected") else answer)
 

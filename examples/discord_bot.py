@@ -104,7 +104,8 @@ class Orders:
         except (TimeoutError, DeadlineExceededError, DeadlineUnmeetableError, JobTimeoutError):
             await interaction.edit_original_response(content="no clip this time, the studio is too busy")
         except StudioError as error:
-            print(f"an order got no clip: {error}", file=sys.stderr)
+            whose = f"ordered by {interaction.user.display_name!r}"
+            print(f"an order got no clip: {error} ({whose})", file=sys.stderr)
             await interaction.edit_original_response(content=f"no clip: {error.problem.title.lower()}")
 
     def refusal(self, viewer: str, prompt: str) -> str | None:

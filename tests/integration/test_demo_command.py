@@ -13,6 +13,7 @@ import pytest
 from anime_studio.cli.output import ExitCode
 from support.command_line import run
 from support.engine import checkpoint_in, cut
+from support.server_rig import PATIENCE_S
 
 
 @pytest.mark.parametrize(
@@ -35,18 +36,9 @@ def test_what_a_person_must_mend_is_said_at_once(
 
 def started_demo(folder: Path, hangup: signal.Handlers = signal.SIG_DFL) -> subprocess.Popen[str]:
     """Start the command with the given answer to a closed terminal: the tests may run under nohup themselves."""
-    command = [
-        sys.executable,
-        "-m",
-        "anime_studio.cli",
-        "demo",
-        "--recipe",
-        "tiny-random",
-        "--models-dir",
-        "models",
-    ]
+    arguments = ("demo", "--recipe", "tiny-random", "--models-dir", "models")
     return subprocess.Popen(
-        command,
+        [sys.executable, "-m", "anime_studio.cli", *arguments],
         stderr=subprocess.PIPE,
         text=True,
         cwd=folder,
@@ -67,7 +59,7 @@ def test_a_command_that_is_ended_leaves_no_server_behind(
     checkpoint_in(tmp_path / "models", tiny_checkpoint)
     with started_demo(tmp_path) as demo:
         url = url_of(demo)
-        assert httpx.get(f"{url}/health").status_code == 200
+        assert httpx.get(f"{url}/health", timeout=PATIENCE_S).status_code == 200
         demo.send_signal(number)
         assert demo.wait() == 128 + number
     with pytest.raises(httpx.ConnectError):

@@ -42,7 +42,7 @@ def frames_for(duration_s: float, *, fps: int = FPS) -> int:
 
 
 def duration_bounds(recipe: Recipe) -> tuple[float, float]:
-    """Return the seconds above which, and up to which, *recipe* draws a clip: `frames_for` them is within its bounds."""
+    """Return (above, longest) in seconds: *recipe* draws clips of more than `above` and at most `longest`."""
     above = max(0.0, (recipe.min_frames - FRAMES_PER_LATENT) / recipe.fps)
     return above, recipe.max_frames / recipe.fps
 
